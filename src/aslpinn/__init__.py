@@ -1,0 +1,35 @@
+"""Perfusion imaging with physics-informed neural networks: the core of a book that runs."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Acquisition": "physics",
+    "Constants": "physics",
+    "Estimate": "estimation",
+    "FitError": "errors",
+    "InputError": "errors",
+    "Subject": "data",
+    "fit": "estimation",
+    "load_subject": "data",
+    "simulate": "data",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+if TYPE_CHECKING:
+    from .data import Subject, load_subject, simulate
+    from .errors import FitError, InputError
+    from .estimation import Estimate, fit
+    from .physics import Acquisition, Constants
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `aslpinn --help` loads neither torch nor Numba."""
+    if name in _PUBLIC:
+        return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

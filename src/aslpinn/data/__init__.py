@@ -1,0 +1,1 @@
+"""In and out: BIDS, preprocessing, the phantom, public data."""

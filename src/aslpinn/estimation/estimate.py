@@ -1,0 +1,45 @@
+"""What every estimator returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Volume = NDArray[np.float32]
+
+
+@dataclass
+class Estimate:
+    """Maps of one fit; float32, zero outside the mask.
+
+    Attributes
+    ----------
+    cbf, att : (X, Y, Z) array
+        Perfusion in ml/100g/min and arterial transit time in s.
+    cbf_sd, att_sd : (X, Y, Z) array or None
+        Their standard deviations in the same units; None where the estimator has none.
+    fitted : (X, Y, Z, D) array
+        Fitted delta-M / M0b, one volume for each distinct (tau, PLD) in order of first appearance.
+    estimator : str
+        Name of the estimator, as on the command line.
+    settings : dict
+        Every setting that it ran with, the seed included; ready for JSON.
+    info : dict
+        What the run reports of itself (seconds, loss history, noise SD, chosen kernel, ...).
+    abv, flags : (X, Y, Z) array or None
+        Arterial blood volume (fraction) and per-voxel flags, where the estimator has them.
+    """
+
+    cbf: Volume
+    att: Volume
+    cbf_sd: Volume | None
+    att_sd: Volume | None
+    fitted: Volume
+    estimator: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+    abv: Volume | None = None
+    flags: NDArray[np.uint8] | None = None

@@ -1,0 +1,70 @@
+"""Every constant and unit conversion of the book, with its source.
+
+Inside and outside the core, time is in seconds and perfusion in ml/100g/min. The kinetic model
+needs perfusion as f in ml of blood per g of tissue per second; this module holds the conversion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+#: 1 ml/g/s is 6000 ml/100g/min: 100 g times 60 s.
+CBF_PER_FLOW = 6000.0
+
+#: Loss of labeling efficiency at each background-suppression pulse that the labeled blood
+#: passes (Garcia et al., Magn Reson Med 2005, doi:10.1002/mrm.20556).
+EFFICIENCY_PER_SUPPRESSION_PULSE = 0.95
+
+#: Bounds outside which a fitted value is not physiological; estimators clip or flag there.
+CBF_BOUNDS = (0.0, 250.0)  # ml/100g/min
+ATT_BOUNDS = (0.05, 4.0)  # s
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Physiological constants of Buxton's model at 3 T.
+
+    Attributes
+    ----------
+    t1_blood : float
+        Longitudinal relaxation time of arterial blood in s (Lu et al. 2004,
+        doi:10.1002/mrm.20178; Alsop et al. 2015, doi:10.1002/mrm.25197).
+    t1_tissue : float
+        Longitudinal relaxation time of gray matter in s (Chappell et al. 2023, BASIL's default;
+        Woods et al. 2024, doi:10.1002/mrm.30091).
+    partition_coefficient : float
+        Blood-brain partition coefficient of water, lambda, in ml/g (Herscovitch and Raichle 1985,
+        doi:10.1038/jcbfm.1985.9).
+    labeling_efficiency : float
+        Inversion efficiency of pCASL, alpha (Dai et al. 2008, doi:10.1002/mrm.21790), before the
+        loss to background suppression.
+    suppression_pulses : int
+        Background-suppression pulses between labeling and readout; each multiplies the
+        efficiency by 0.95.
+    """
+
+    t1_blood: float = 1.65
+    t1_tissue: float = 1.3
+    partition_coefficient: float = 0.9
+    labeling_efficiency: float = 0.85
+    suppression_pulses: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "suppression_pulses":
+                if value < 0:
+                    raise ValueError(f"suppression_pulses is {value}; expected 0 or more")
+            elif not 0 < value < 10:
+                raise ValueError(f"{field.name} is {value}; expected a positive number below 10 (s, ml/g or a share)")
+        if self.labeling_efficiency > 1:
+            raise ValueError(f"labeling_efficiency is {self.labeling_efficiency}; expected a share, at most 1")
+
+    @property
+    def efficiency(self) -> float:
+        """Labeling efficiency at readout: alpha times 0.95 for each suppression pulse."""
+        return self.labeling_efficiency * EFFICIENCY_PER_SUPPRESSION_PULSE**self.suppression_pulses
+
+    def as_dict(self) -> dict[str, float]:
+        """The constants as written into every output's JSON."""
+        return asdict(self) | {"effective_labeling_efficiency": self.efficiency}
