@@ -19,7 +19,18 @@ _PUBLIC = {
     "simulate": "data",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = [
+    "Acquisition",
+    "Constants",
+    "Estimate",
+    "FitError",
+    "InputError",
+    "Subject",
+    "__version__",
+    "fit",
+    "load_subject",
+    "simulate",
+]
 
 if TYPE_CHECKING:
     from .data import Subject, load_subject, simulate

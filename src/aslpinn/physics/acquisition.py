@@ -61,7 +61,9 @@ class Acquisition:
         tau = np.atleast_1d(np.asarray(labeling_duration, dtype=float))
         pld = np.atleast_1d(np.asarray(post_labeling_delay, dtype=float))
         if tau.ndim > 1 or pld.ndim > 1:
-            raise AcquisitionError("labeling_duration and post_labeling_delay must be numbers or lists of numbers, in s")
+            raise AcquisitionError(
+                "labeling_duration and post_labeling_delay must be numbers or lists of numbers, in s"
+            )
         if tau.size == 1:
             tau = np.full(pld.shape, tau[0])
         elif pld.size == 1:
@@ -86,7 +88,7 @@ class Acquisition:
         return self.labeling_duration + self.post_labeling_delay
 
     def pld_at(self, voxels: NDArray[np.integer]) -> Float:
-        """Effective PLD in s of voxels given by their (N, 3) array indices: (N, T), or (1, T) where slices do not matter."""
+        """Effective PLD in s of voxels given by (N, 3) array indices: (N, T), or (1, T) where slices do not matter."""
         if self.slice_offset is None:
             return self.post_labeling_delay[None, :]
         slices = np.asarray(voxels)[:, self.slice_axis]
@@ -123,7 +125,7 @@ class Acquisition:
 
     @cached_property
     def _duration_spline(self) -> BSpline | None:
-        """tau as a fifth-order spline of PLD (paper, appendix A.4); lower order where there are fewer than six delays."""
+        """tau as a fifth-order spline of PLD (paper, appendix A.4); lower order with fewer than six delays."""
         pld, first = np.unique(self.post_labeling_delay, return_index=True)
         tau = self.labeling_duration[first]
         if np.ptp(tau) < 1e-9 or pld.size < 2:
@@ -148,7 +150,7 @@ def _check(tau: Float, pld: Float, offset: Float | None) -> None:
         raise AcquisitionError("there is no volume: labeling_duration and post_labeling_delay are empty")
     if tau.size != pld.size:
         raise AcquisitionError(
-            f"labeling_duration has {tau.size} entries and post_labeling_delay {pld.size}; expected one of each a volume"
+            f"labeling_duration has {tau.size} entries, post_labeling_delay {pld.size}; expected one of each a volume"
         )
     for name, values in (("labeling_duration", tau), ("post_labeling_delay", pld), ("slice_offset", offset)):
         if values is None:

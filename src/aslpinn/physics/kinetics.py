@@ -108,9 +108,9 @@ def delta_m_ode(
     constants: Constants = DEFAULT,
     t1_apparent: Array | None = None,
 ) -> Array:
-    """Right-hand side of Buxton's ODE in 1/s for a given signal: inflow minus signal / T1' (the paper's P, second reading).
+    """Right-hand side of Buxton's ODE in 1/s for a given signal: inflow minus signal / T1' (P, second reading).
 
-    The inflow is K/T1' exp(-(t-att)/T1') + S/T1' = 2 alpha f exp(-att/T1b) while label arrives, zero before
+    The inflow is K/T1' = 2 alpha f exp(-att/T1b) while label arrives, zero before
     and after; where tau changes with t, what a longer bolus adds after its end comes on top.
     """
     exp, clip, where = _ops(signal, cbf, att, pld, tau)
