@@ -1,0 +1,191 @@
+"""The inverse problem that every estimator is given: voxels, their mean signals, their delays.
+
+Repeats of a (tau, PLD) pair are averaged, and the mean weighs as much as it has repeats; slice times are in the delays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import chi2
+
+from ..errors import InputError
+from ..physics import Acquisition, delta_m
+from .estimate import Estimate
+
+Floats = NDArray[np.float32]
+Progress = Callable[[int, int, str], None]
+
+#: |delta-M / M0b| cannot exceed twice the labeling efficiency: a larger value was not divided by M0b.
+LARGEST_SIGNAL = 2.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `fit` was asked for beside the data; an estimator uses what concerns it."""
+
+    preset: str = "default"
+    members: int | None = None
+    epochs: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+    engine: str = "auto"
+    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    guide: NDArray[Any] | None = None
+    progress: Progress | None = None
+
+    def report(self, done: int, total: int, message: str) -> None:
+        """Tell the caller how far the work is, where the caller wants to know."""
+        if self.progress is not None:
+            self.progress(done, total, message)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """N voxels with D distinct (tau, PLD) pairs.
+
+    Attributes
+    ----------
+    signal : (N, D) float32
+        Mean delta-M / M0b over the repeats of each pair, in order of first appearance.
+    counts : (D,) float32
+        Repeats of each pair; the weight of its mean.
+    pld : (1, D) or (N, D) float32
+        Effective PLD in s, slice times added.
+    tau : (D,) float32
+        Labeling duration in s.
+    voxels : (N, 3) int
+        Array indices of the voxels.
+    acquisition : Acquisition
+        Of the D pairs.
+    volumes : (N, T) float32
+        The signals before averaging.
+    pair : (T,) int
+        Pair of each volume.
+    """
+
+    signal: Floats
+    counts: Floats
+    pld: Floats
+    tau: Floats
+    voxels: NDArray[np.intp]
+    mask: NDArray[np.bool_]
+    acquisition: Acquisition
+    volumes: Floats = field(repr=False)
+    pair: NDArray[np.intp] = field(repr=False)
+
+    def model(self, cbf: Floats, att: Floats) -> Floats:
+        """Buxton's signal of (N,) cbf and att at every voxel's own delays: (N, D)."""
+        return delta_m(cbf[:, None], att[:, None], self.pld, self.tau, self.acquisition.constants)
+
+    def noise_sd(self, fitted: Floats, parameters: float = 2) -> float:
+        """Noise SD of one volume from the residuals of (N, D) fitted signals; NaN where no degree of freedom is left.
+
+        The median over voxels of the residual sum of squares against its chi-square median: voxels that the model
+        cannot follow (arteries, motion) do not raise it. `parameters` are the degrees of freedom used per voxel.
+        """
+        freedom = self.volumes.shape[1] - parameters
+        if freedom <= 0:
+            return float("nan")
+        squares = np.square(self.volumes - fitted[:, self.pair]).sum(axis=1)
+        return float(np.sqrt(np.median(squares) / chi2.median(freedom)))
+
+    def volume(self, values: NDArray[Any], dtype: Any = np.float32) -> NDArray[Any]:
+        """(N, ...) values put into an (X, Y, Z, ...) array, zero outside the mask."""
+        out = np.zeros(self.mask.shape + values.shape[1:], dtype=dtype)
+        out[tuple(self.voxels.T)] = values
+        return out
+
+    def estimate(
+        self,
+        name: str,
+        cbf: Floats,
+        att: Floats,
+        cbf_sd: Floats | None = None,
+        att_sd: Floats | None = None,
+        settings: dict[str, Any] | None = None,
+        info: dict[str, Any] | None = None,
+    ) -> Estimate:
+        """The Estimate of (N,) maps, with the signals that they fit."""
+        return Estimate(
+            cbf=self.volume(cbf),
+            att=self.volume(att),
+            cbf_sd=None if cbf_sd is None else self.volume(cbf_sd),
+            att_sd=None if att_sd is None else self.volume(att_sd),
+            fitted=self.volume(self.model(cbf, att)),
+            estimator=name,
+            settings=settings or {},
+            info=info or {},
+        )
+
+
+def prepare(series: ArrayLike, mask: ArrayLike, acquisition: Acquisition) -> Problem:
+    """Check a series, its mask and its timing against each other, and average the repeats.
+
+    Raises
+    ------
+    InputError
+        Shapes or counts that differ, an empty mask, values that are not finite or all zero inside the mask, a series
+        that was not divided by M0b, or fewer than two distinct (tau, PLD) pairs.
+    """
+    values, inside = np.asarray(series), np.asarray(mask)
+    _check_shapes(values, inside, acquisition)
+    inside = inside > 0
+    voxels = np.argwhere(inside)
+    volumes = np.ascontiguousarray(values[inside], dtype=np.float32)
+    _check_values(volumes, voxels)
+    distinct, pair = acquisition.distinct
+    if len(distinct) < 2:
+        raise InputError(
+            "series has one distinct (labeling duration, delay) pair; CBF and ATT need at least 2: "
+            "check LabelingDuration and PostLabelingDelay"
+        )
+    counts = np.bincount(pair, minlength=len(distinct)).astype(np.float32)
+    mean = np.zeros((len(distinct), len(pair)), dtype=np.float32)
+    mean[pair, np.arange(len(pair))] = 1.0 / counts[pair]
+    return Problem(
+        signal=volumes @ mean.T,
+        counts=counts,
+        pld=distinct.pld_at(voxels).astype(np.float32),
+        tau=distinct.labeling_duration.astype(np.float32),
+        voxels=voxels,
+        mask=inside,
+        acquisition=distinct,
+        volumes=volumes,
+        pair=pair,
+    )
+
+
+def _check_shapes(series: NDArray[Any], mask: NDArray[Any], acquisition: Acquisition) -> None:
+    if series.ndim != 4:
+        raise InputError(f"series has shape {series.shape}; expected (X, Y, Z, T)")
+    if mask.shape != series.shape[:3]:
+        raise InputError(f"mask has shape {mask.shape}; expected that of the series, {series.shape[:3]}")
+    if series.shape[3] != len(acquisition):
+        raise InputError(
+            f"series has {series.shape[3]} volumes and the acquisition {len(acquisition)} delays; expected one a volume"
+        )
+    if not np.any(mask > 0):
+        raise InputError(f"mask is empty: none of its {mask.size} voxels is above 0; expected a brain mask")
+
+
+def _check_values(volumes: Floats, voxels: NDArray[np.intp]) -> None:
+    bad = ~np.isfinite(volumes)
+    if bad.any():
+        voxel, volume = np.argwhere(bad)[0]
+        raise InputError(
+            f"series holds {int(bad.sum())} values inside the mask that are not finite (first at voxel "
+            f"{tuple(int(i) for i in voxels[voxel])}, volume {int(volume)}); expected numbers: correct them or the mask"
+        )
+    if not volumes.any():
+        raise InputError("series is zero everywhere inside the mask; expected delta-M / M0b: check the series and mask")
+    high = float(np.percentile(np.abs(volumes), 99.5))
+    if high > LARGEST_SIGNAL:
+        raise InputError(
+            f"series reaches {high:.3g} inside the mask (99.5th percentile); expected delta-M as a fraction of M0b, "
+            f"at most {LARGEST_SIGNAL:g} and usually about 0.01: divide it by M0b"
+        )
