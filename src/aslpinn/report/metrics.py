@@ -22,7 +22,7 @@ def everywhere(mask: Region) -> Region:
 
 
 def _inside(region: ArrayLike, *maps: ArrayLike) -> list[NDArray[np.float64]]:
-    """Values of maps in the region as float64; InputError where shapes differ, no voxel is in it or one is not finite."""
+    """Values of maps in the region as float64; InputError where shapes differ or a value is missing."""
     chosen = np.asarray(region, dtype=bool)
     values = []
     for array in maps:
