@@ -1,0 +1,52 @@
+# make setup   a virtual environment in .venv, from requirements.lock; the only step that uses the network
+# make book    run every chapter and the virtual subjects, build the book: build/site/index.html
+#              BIDS="DIR ..." fits the subjects of BIDS data sets as well; FAST=1 takes the short settings; J=N runs N at a time
+# make test    lint, types, tests (the slow ones too)
+# make lock    write requirements.lock anew from pyproject.toml
+# make picture draw the picture of README.md and of the first page
+# make clean   remove build/ (not .venv)
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+EXTRAS := ablation,book,data,test
+BIDS ?=
+J ?= $(shell nproc 2>/dev/null || echo 2)
+OUT ?= build
+# Chapters and subjects find the environment's own Jupyter kernel, whatever the user has installed elsewhere.
+export JUPYTER_PREFER_ENV_PATH := 1
+
+.PHONY: setup book test lock picture clean
+
+setup: $(VENV)/.setup
+
+$(VENV)/.setup: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 found; name one: make setup PYTHON=/path/to/python3" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+book: setup
+	$(BIN)/aslpinn study --virtual $(foreach dir,$(BIDS),--bids "$(dir)") --out "$(OUT)" -j $(J) $(if $(FAST),--fast)
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# From a fresh environment, so that nothing tried out by hand gets in. "+cpu" is a build of the same torch version.
+lock:
+	rm -rf build/lock && mkdir -p build && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet "torch==$$(sed -n 's/^torch==//p' requirements.lock)"
+	build/lock/bin/python -m pip install --quiet -e ".[$(EXTRAS)]"
+	build/lock/bin/python -m pip freeze --exclude aslpinn --exclude-editable | sed 's/+cpu$$//' > build/requirements.new
+	mv build/requirements.new requirements.lock && rm -rf build/lock
+
+picture: setup
+	$(BIN)/python book/picture.py
+
+clean:
+	rm -rf build
