@@ -1,1 +1,31 @@
 """In and out: BIDS, preprocessing, the phantom, public data."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_PUBLIC = {
+    "Phantom": "phantom",
+    "Subject": "bids",
+    "describe": "check",
+    "load_subject": "bids",
+    "simulate": "phantom",
+    "write_estimate": "derivatives",
+    "write_phantom": "phantom",
+}
+
+__all__ = ["Phantom", "Subject", "describe", "load_subject", "simulate", "write_estimate", "write_phantom"]
+
+if TYPE_CHECKING:
+    from .bids import Subject, load_subject
+    from .check import describe
+    from .derivatives import write_estimate
+    from .phantom import Phantom, simulate, write_phantom
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: the phantom brings nilearn with it, reading does not."""
+    if name in _PUBLIC:
+        return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

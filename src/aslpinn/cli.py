@@ -1,0 +1,236 @@
+"""The command line: arguments in, functions of the core called, errors as exit codes; nothing heavy imported."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from . import __version__
+from .errors import FitError, InputError
+
+ESTIMATORS = ("pinn", "closed-form", "nlls", "vb", "svb", "smoothed", "basil")
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+Progress = Callable[[int, int, str], None]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0 done, 1 a subject failed, 2 the input or the arguments are wrong."""
+    arguments = _parser().parse_args(argv)
+    debug = getattr(arguments, "debug", False)
+    previous = _terminate_as_interrupt()
+    try:
+        return int(arguments.run(arguments) or DONE)
+    except KeyboardInterrupt:
+        return _stop("interrupted: nothing half-written is left", INTERRUPTED, debug)
+    except InputError as error:
+        return _stop(str(error), WRONG, debug)
+    except FitError as error:
+        return _stop(str(error), FAILED, debug)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _stop(f"{where}{error.strerror or error}; the maps are not written", FAILED, debug)
+    except Exception as error:
+        return _stop(f"{type(error).__name__}: {error} (a bug: --debug shows where)", FAILED, debug)
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _stop(message: str, code: int, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    lines = [line for line in message.splitlines() if line.strip()][:3]
+    print("aslpinn: " + "\n".join(lines), file=sys.stderr)
+    return code
+
+
+def _terminate_as_interrupt() -> Any:
+    """Let SIGTERM (a cluster's end of time) clean up as Ctrl-C does; None where signals cannot be set."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    try:
+        return signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        return None
+
+
+def _fit(arguments: argparse.Namespace) -> int:
+    from .data.bids import load_subject
+    from .data.derivatives import check_output, write_estimate
+
+    constants = _constants(arguments.constant)
+    subject = load_subject(arguments.asl, arguments.mask, constants)
+    check_output(arguments.out, subject)
+    distinct, _ = subject.acquisition.distinct
+    _say(f"{subject.name}: {subject.mask.sum()} voxels, {subject.series.shape[3]} volumes, {len(distinct)} delays")
+    for line in [*subject.provenance["steps"], *(f"note: {note}" for note in subject.provenance["notes"])]:
+        _say(f"  {line}")
+    _say(f"fit: {arguments.estimator}, seed {arguments.seed}")
+
+    from .estimation import fit
+
+    begun = time.perf_counter()
+    with ProgressReport() as progress:
+        estimate = fit(
+            subject.series,
+            subject.mask,
+            subject.acquisition,
+            estimator=arguments.estimator,
+            preset=arguments.preset,
+            members=arguments.members,
+            epochs=arguments.epochs,
+            seed=arguments.seed,
+            device=arguments.device,
+            engine=arguments.engine,
+            voxel_size=subject.voxel_size,
+            progress=progress,
+            guide=subject.m0,
+        )
+    written = write_estimate(subject, estimate, arguments.out)
+    inside = subject.mask
+    middle = [float(_median(values[inside])) for values in (estimate.cbf, estimate.att)]
+    _say(f"median in the mask: CBF {middle[0]:.1f} ml/100g/min, ATT {middle[1]:.2f} s")
+    print(f"{len(written)} maps in {written[0].parent} ({time.perf_counter() - begun:.1f} s)")
+    return DONE
+
+
+def _median(values: Any) -> float:
+    import numpy as np
+
+    return float(np.median(values))
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from .data.bids import load_subject
+    from .data.check import describe, table
+
+    found = describe(load_subject(arguments.asl, arguments.mask, _constants(arguments.constant)))
+    print(json.dumps(found, indent=2, ensure_ascii=False) if arguments.json else table(found))
+    return DONE
+
+
+def _constants(given: Sequence[str]) -> dict[str, float]:
+    values = {}
+    for entry in given:
+        name, _, number = entry.partition("=")
+        try:
+            values[name.strip()] = float(number)
+        except ValueError:
+            raise InputError(f"--constant {entry}: expected NAME=NUMBER, for example t1_blood=1.65") from None
+    return values
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+class ProgressReport:
+    """Progress of a fit on stderr: a bar with the time left on a terminal, a line at each tenth elsewhere."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+        self.tenth = -1
+
+    def __enter__(self) -> ProgressReport:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def __call__(self, done: int, total: int, message: str = "") -> None:
+        """Show that `done` of `total` steps are done."""
+        if not sys.stderr.isatty():
+            tenth = 10 * done // max(total, 1)
+            if tenth > self.tenth:
+                _say(f"  {10 * tenth:3d} % {message}")
+            self.tenth = tenth
+            return
+        if self.bar is None or self.bar.total != total:
+            from tqdm import tqdm
+
+            if self.bar is not None:
+                self.bar.close()
+            self.bar = tqdm(total=total, file=sys.stderr, leave=False)
+        self.bar.set_description_str(message, refresh=False)
+        self.bar.update(done - self.bar.n)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{value} is not in 0 ... 4294967295")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="aslpinn", description="Perfusion maps from arterial spin labeling MRI.")
+    parser.add_argument("--version", action="version", version=f"aslpinn {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_fit(commands)
+    _add_check(commands)
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_input(command: argparse.ArgumentParser) -> None:
+    command.add_argument("asl", type=Path, metavar="ASL.nii.gz", help="ASL series of a BIDS data set")
+    command.add_argument("--mask", type=Path, metavar="FILE", help="brain mask (default: made from M0)")
+    command.add_argument(
+        "--constant",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="replace a constant: t1_blood, t1_tissue (s), partition_coefficient (ml/g), labeling_efficiency, "
+        "suppression_pulses; can be repeated",
+    )
+
+
+def _add_fit(commands: Any) -> None:
+    command = _command(commands, "fit", _fit, "CBF and ATT maps of one series, as BIDS derivatives.")
+    _add_input(command)
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the derivatives")
+    command.add_argument("--estimator", choices=ESTIMATORS, default="pinn")
+    command.add_argument("--preset", choices=("default", "paper"), default="default")
+    command.add_argument("--members", type=_positive, metavar="K", help="networks in the ensemble")
+    command.add_argument("--epochs", type=_positive, metavar="N", help="passes over the voxels")
+    command.add_argument("--seed", type=_seed, default=0, metavar="N")
+    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    command.add_argument("--engine", choices=("auto", "torch", "fused", "tinycudann"), default="auto")
+
+
+def _add_check(commands: Any) -> None:
+    command = _command(commands, "check", _check, "What a series is, what will be done, what is missing; no fit.")
+    _add_input(command)
+    command.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""What a series is and what would be done with it, as a dictionary and as a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .bids import Subject
+from .derivatives import constants_table, jsonable
+
+
+def describe(subject: Subject) -> dict[str, Any]:
+    """What was found, what will be done, what is missing, and the effective delay of every slice; ready for JSON."""
+    acquisition = subject.acquisition
+    distinct, index = acquisition.distinct
+    offset = acquisition.slice_offset
+    axis = acquisition.slice_axis
+    offsets = np.zeros(subject.mask.shape[axis]) if offset is None else offset
+    delays = [
+        {"labeling_duration": tau, "post_labeling_delay": pld, "repeats": int(np.sum(index == k))}
+        for k, (tau, pld) in enumerate(zip(distinct.labeling_duration, distinct.post_labeling_delay, strict=True))
+    ]
+    slices = [
+        {"slice": k, "offset": float(late), "post_labeling_delay": distinct.post_labeling_delay + late}
+        for k, late in enumerate(offsets)
+    ]
+    inside = subject.m0[subject.mask]
+    return jsonable(
+        {
+            "name": subject.name,
+            "file": str(subject.path),
+            "shape": [*subject.mask.shape, sum(subject.provenance.get("volumes", {}).values())],
+            "voxel_size": subject.voxel_size,
+            "sidecar": subject.provenance.get("sidecar", {}),
+            "volumes": subject.provenance.get("volumes", {}),
+            "inputs": subject.provenance.get("inputs", {}),
+            "delays": delays,
+            "slice_axis": "ijk"[axis],
+            "slices": slices,
+            "m0": {**subject.provenance.get("m0", {}), "median": float(np.median(inside))},
+            "mask": subject.provenance.get("mask", {}),
+            "tissue": "given" if subject.tissue else "none found",
+            "constants": constants_table(acquisition.constants),
+            "steps": subject.provenance.get("steps", []),
+            "notes": subject.provenance.get("notes", []),
+        }
+    )
+
+
+def _numbers(values: list[float], unit: str = "") -> str:
+    return " ".join(f"{value:g}" for value in values) + unit
+
+
+def table(found: dict[str, Any], slices: bool = True) -> str:
+    """The dictionary of describe() as lines of text, at most about 100 characters wide."""
+    kinds = ", ".join(f"{count} {word}" for word, count in found["volumes"].items())
+    sidecar = found["sidecar"]
+    repeats = sorted({entry["repeats"] for entry in found["delays"]})
+    rows = [
+        ("subject", found["name"]),
+        ("series", f"{found['file']}"),
+        ("grid", f"{' x '.join(map(str, found['shape']))}, {' x '.join(f'{v:.4g}' for v in found['voxel_size'])} mm"),
+        ("kind", f"{sidecar.get('ArterialSpinLabelingType')}, {sidecar.get('MRAcquisitionType', 'unknown')} readout"),
+        ("volumes", kinds),
+        ("repeats", f"{' or '.join(map(str, repeats))} of each of {len(found['delays'])} (duration, delay)"),
+        ("durations", _numbers([entry["labeling_duration"] for entry in found["delays"]], " s")),
+        ("delays", _numbers([entry["post_labeling_delay"] for entry in found["delays"]], " s")),
+        ("M0", f"{found['m0']['type']}, median {found['m0']['median']:.4g} in the mask"),
+        ("mask", f"{found['mask']['source']}, {found['mask']['voxels']} voxels"),
+        ("tissue maps", found["tissue"]),
+        ("constants", ", ".join(f"{name} {entry['Value']:g}" for name, entry in found["constants"].items())),
+    ]
+    lines = [f"{name:<12} {value}" for name, value in rows]
+    lines += ["", "what will be done"] + [f"  {step}" for step in found["steps"]]
+    lines += ["", "missing or assumed"] + [f"  {note}" for note in found["notes"] or ["nothing"]]
+    if slices:
+        lines += [
+            "",
+            "effective delays in s, by slice" if len(_distinct(found)) > 1 else "delays in s, all slices alike",
+        ]
+        shown = found["slices"] if len(_distinct(found)) > 1 else found["slices"][:1]
+        lines += [
+            f"  {entry['slice']:>3}  " + " ".join(f"{value:.3f}" for value in entry["post_labeling_delay"])
+            for entry in shown
+        ]
+    return "\n".join(lines)
+
+
+def _distinct(found: dict[str, Any]) -> set[float]:
+    return {entry["offset"] for entry in found["slices"]}

@@ -1,0 +1,146 @@
+"""From volumes to delta-M / M0b: pairs and their subtraction, M0 calibration, brain mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+from ..errors import InputError
+
+Volume = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+#: M0 is corrected for incomplete relaxation below this repetition time in s (Alsop et al. 2015,
+#: doi:10.1002/mrm.25197: a TR of 5 s or more needs none).
+LONG_TR = 5.0
+#: Inside the mask M0 is not taken below this share of its median: delta-M / M0b would grow without bound.
+M0_FLOOR = 0.1
+
+
+def form_pairs(types: list[str], tau: list[float], pld: list[float]) -> NDArray[np.intp]:
+    """Volume numbers (control, label) of every pair, in order of acquisition: (P, 2).
+
+    Among the volumes of one (tau, PLD) the n-th control belongs to the n-th label, whichever comes first, so
+    that alternation in either order, blocks and repeats are all understood.
+
+    Raises
+    ------
+    InputError
+        Where some (tau, PLD) has not as many controls as labels.
+    """
+    groups: dict[tuple[float, float], dict[str, list[int]]] = {}
+    for volume, word in enumerate(types):
+        if word in ("control", "label"):
+            key = (round(tau[volume], 6), round(pld[volume], 6))
+            groups.setdefault(key, {"control": [], "label": []})[word].append(volume)
+    pairs = []
+    for (duration, delay), members in groups.items():
+        control, label = members["control"], members["label"]
+        if len(control) != len(label):
+            raise InputError(
+                f"aslcontext.tsv: {len(control)} control and {len(label)} label volumes have LabelingDuration "
+                f"{duration:g} s and PostLabelingDelay {delay:g} s; expected as many of one as of the other"
+            )
+        pairs += list(zip(control, label, strict=True))
+    return np.array(sorted(pairs, key=min), dtype=np.intp).reshape(-1, 2)
+
+
+def relaxation_factor(repetition_time: float | None, t1_tissue: float) -> float:
+    """Share of M0 that a scan of this repetition time shows, 1 - exp(-TR/T1t); 1 from 5 s on, or where TR is unknown.
+
+    repetition_time in s; None or 0 (a placeholder: no scan has it) mean unknown.
+    """
+    if not repetition_time or repetition_time >= LONG_TR:
+        return 1.0
+    return float(1.0 - np.exp(-repetition_time / t1_tissue))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """M0 of tissue and of blood in the series' units, and how many mask voxels were lifted to the floor."""
+
+    m0: Volume
+    m0b: Volume
+    lifted: int
+
+
+def calibrate(m0: Volume, mask: Mask, partition_coefficient: float, relaxation: float = 1.0) -> Calibration:
+    """M0b = M0t / lambda, voxel by voxel, with M0t corrected for incomplete relaxation.
+
+    Where M0 inside the mask is not above a tenth of its median there (or not finite), the local 3 x 3 x 3 median
+    takes its place, and the floor where that is no better. Outside the mask M0b is 0.
+
+    Raises
+    ------
+    InputError
+        Where M0 has no positive value inside the mask.
+    """
+    inside = m0[mask]
+    usable = inside[np.isfinite(inside) & (inside > 0)]
+    if usable.size == 0:
+        raise InputError("M0 is zero, negative or NaN everywhere inside the mask; expected a positive image of tissue")
+    floor = np.float32(M0_FLOOR * np.median(usable))
+    clean = np.where(np.isfinite(m0), m0, 0).astype(np.float32)
+    low = mask & (clean < floor)
+    if low.any():
+        local = ndimage.median_filter(clean, size=3, mode="nearest")
+        clean = np.where(low, np.maximum(local, floor), clean)
+    m0_tissue = (clean / np.float32(relaxation)).astype(np.float32)
+    m0b = np.where(mask, m0_tissue / np.float32(partition_coefficient), 0).astype(np.float32)
+    return Calibration(m0_tissue, m0b, int(low.sum()))
+
+
+def brain_mask(image: Volume, voxel_size: tuple[float, float, float]) -> Mask:
+    """Brain mask from an image with bright brain, such as M0: threshold, opening, largest component, holes filled.
+
+    The image is median-smoothed first; the threshold is Otsu's, but at most half the median of what Otsu takes
+    (in an image that is all brain Otsu would part tissue from CSF). An image that is already zero outside the
+    brain is taken as it is.
+
+    Raises
+    ------
+    InputError
+        Where nothing stands out of the background.
+    """
+    image = np.where(np.isfinite(image), image, 0).astype(np.float32)
+    if not image.max() > 0:
+        raise InputError("M0 is nowhere above zero: no mask can be made from it; give one with --mask")
+    zero = image <= 1e-6 * np.percentile(image, 99.5)
+    stripped = zero.mean() > 0.25  # scanner noise is never exactly zero in that many voxels
+    smooth = image if stripped else ndimage.median_filter(image, size=(3, 3, 1), mode="nearest")
+    positive = smooth[smooth > 0]
+    bright = float(np.percentile(positive, 99))  # one bright vessel must not move Otsu's histogram
+    otsu = float(threshold_otsu(np.minimum(positive, bright))) if np.ptp(positive) > 0 else 0.0
+    tissue = float(np.median(positive[positive >= otsu]))
+    if stripped:
+        return _largest(image > 0.1 * tissue, fill=True)
+    mask = smooth > min(otsu, 0.5 * tissue)
+    radius = [round(6.5 / size) for size in voxel_size]
+    if all(n > 4 * r for n, r in zip(mask.shape, radius, strict=True)):
+        core = _largest(ndimage.binary_opening(mask, _ellipsoid(radius)), fill=False)
+        # Opening cuts the thin bridges to scalp and neck, and rounds the edge: grow back, inside the threshold only.
+        grown = (
+            ndimage.binary_dilation(core, _ellipsoid([min(r, 1) for r in radius]), mask=mask) if core.any() else mask
+        )
+        mask = grown
+    return _largest(mask, fill=True)
+
+
+def _ellipsoid(radius: list[int]) -> Mask:
+    grid = np.meshgrid(*[np.arange(-r, r + 1) for r in radius], indexing="ij")
+    return np.asarray(sum((g / (r + 0.5)) ** 2 for g, r in zip(grid, radius, strict=True)) <= 1.0)
+
+
+def _largest(mask: Mask, fill: bool) -> Mask:
+    labels, count = ndimage.label(mask)
+    if count > 1:
+        mask = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    if not fill:
+        return mask
+    # Slice by slice: ventricles of a thin slab are open at its ends.
+    filled = np.stack([ndimage.binary_fill_holes(mask[..., k]) for k in range(mask.shape[2])], axis=2)
+    return np.asarray(filled, dtype=bool)
