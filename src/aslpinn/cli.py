@@ -188,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_fit(commands)
     _add_check(commands)
+    _add_study(commands)
     return parser
 
 
@@ -230,6 +231,18 @@ def _add_check(commands: Any) -> None:
     command = _command(commands, "check", _check, "What a series is, what will be done, what is missing; no fit.")
     _add_input(command)
     command.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def _study(arguments: argparse.Namespace) -> int:
+    from .report.study import command
+
+    return command(arguments)
+
+
+def _add_study(commands: Any) -> None:
+    from .report.study import add_arguments
+
+    add_arguments(_command(commands, "study", _study, "Fit every subject, run the chapters, build the book."))
 
 
 if __name__ == "__main__":
