@@ -12,7 +12,7 @@ _PUBLIC = {
     "load_subject": "bids",
     "simulate": "phantom",
     "write_estimate": "derivatives",
-    "write_phantom": "phantom",
+    "write_phantom": "phantom_bids",
 }
 
 __all__ = ["Phantom", "Subject", "describe", "load_subject", "simulate", "write_estimate", "write_phantom"]
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from .bids import Subject, load_subject
     from .check import describe
     from .derivatives import write_estimate
-    from .phantom import Phantom, simulate, write_phantom
+    from .phantom import Phantom, simulate
+    from .phantom_bids import write_phantom
 
 
 def __getattr__(name: str) -> Any:
