@@ -23,8 +23,11 @@ Progress = Callable[[int, int, str], None]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 a subject failed, 2 the input or the arguments are wrong."""
-    arguments = _parser().parse_args(argv)
-    debug = getattr(arguments, "debug", False)
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as done:  # --help and --version, or wrong arguments
+        return int(done.code or DONE)
+    debug = arguments.debug
     previous = _terminate_as_interrupt()
     try:
         return int(arguments.run(arguments) or DONE)
@@ -182,12 +185,20 @@ def _seed(text: str) -> int:
     return value
 
 
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, without the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="aslpinn", description="Perfusion maps from arterial spin labeling MRI.")
+    parser = _Parser(prog="aslpinn", description="Perfusion maps from arterial spin labeling MRI.")
     parser.add_argument("--version", action="version", version=f"aslpinn {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_fit(commands)
     _add_check(commands)
+    _add_simulate(commands)
     _add_study(commands)
     return parser
 
@@ -231,6 +242,35 @@ def _add_check(commands: Any) -> None:
     command = _command(commands, "check", _check, "What a series is, what will be done, what is missing; no fit.")
     _add_input(command)
     command.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    from .data import simulate, write_phantom
+
+    for number in range(1, arguments.subjects + 1):
+        phantom = simulate(
+            arguments.protocol,
+            tsnr=arguments.tsnr,
+            seed=arguments.seed + number - 1,
+            volunteer=None if number == 1 else number - 1,  # the first is the template brain
+            lesion=arguments.lesion,
+        )
+        written = write_phantom(phantom, arguments.out, subject=f"{number:02d}", encoded=arguments.encoded)
+        print(written[0], flush=True)
+    return DONE
+
+
+def _add_simulate(commands: Any) -> None:
+    command = _command(commands, "simulate", _simulate, "Virtual subjects as a BIDS data set, with their truth.")
+    command.add_argument("out", type=Path, metavar="OUT", help="folder of the data set")
+    command.add_argument("--subjects", type=_positive, default=1, metavar="N")
+    command.add_argument("--tsnr", type=float, default=1.5, metavar="X", help="temporal SNR (default: 1.5)")
+    command.add_argument(
+        "--protocol", default="te11", metavar="NAME", help="te11 (default), te11-t1adjusted, te11-freelunch, te7, mpld6"
+    )
+    command.add_argument("--encoded", action="store_true", help="Hadamard-encoded volumes instead of deltam")
+    command.add_argument("--lesion", action="store_true", help="a focal lesion: CBF -45 %%, ATT +0.9 s")
+    command.add_argument("--seed", type=_seed, default=0, metavar="N")
 
 
 def _study(arguments: argparse.Namespace) -> int:

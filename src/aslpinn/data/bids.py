@@ -214,7 +214,8 @@ def _constants(sidecar: Sidecar, given: Mapping[str, float] | None, notes: list[
     if "LabelingEfficiency" in sidecar:
         efficiency = sidecar.number("LabelingEfficiency", "a share above 0, at most 1", low=0.01, high=1.0)
         values["labeling_efficiency"] = efficiency
-        notes.append(f"LabelingEfficiency {efficiency:g} of the sidecar replaces the default 0.85")
+        if efficiency != Constants.labeling_efficiency:
+            notes.append(f"LabelingEfficiency {efficiency:g} of the sidecar replaces {Constants.labeling_efficiency:g}")
     if "MagneticFieldStrength" in sidecar:
         tesla = sidecar.number("MagneticFieldStrength", "a field in tesla", low=0.01, high=30)
         if not 2.5 <= tesla <= 3.5:
@@ -250,7 +251,9 @@ def _difference(
     pairs = form_pairs(types, tau, pld)
     if "TotalAcquiredPairs" in sidecar:
         total = int(sidecar.number("TotalAcquiredPairs", "the number of control-label pairs", low=1))
-        if total < len(pairs):
+        delays = len({(tau[volume], pld[volume]) for volume in pairs[:, 0]})
+        # Some converters count the pairs of one delay; that is not taken for a contradiction.
+        if total < len(pairs) and total * delays != len(pairs):
             raise sidecar.error("TotalAcquiredPairs", f"at least {len(pairs)}, the pairs in the aslcontext")
         if total > len(pairs):
             notes.append(f"TotalAcquiredPairs is {total}, the series has {len(pairs)}: the others were left out before")

@@ -117,7 +117,7 @@ def brain_mask(image: Volume, voxel_size: tuple[float, float, float]) -> Mask:
     otsu = float(threshold_otsu(np.minimum(positive, bright))) if np.ptp(positive) > 0 else 0.0
     tissue = float(np.median(positive[positive >= otsu]))
     if stripped:
-        return _largest(image > 0.1 * tissue, fill=True)
+        return _largest(image > 0.1 * tissue, fill=False)  # what is zero inside has no M0 to divide by
     mask = smooth > min(otsu, 0.5 * tissue)
     radius = [round(6.5 / size) for size in voxel_size]
     if all(n > 4 * r for n, r in zip(mask.shape, radius, strict=True)):
