@@ -79,27 +79,48 @@ def stage(project: Path, tasks: Sequence[Task], record: dict[str, Any]) -> dict[
     for task in tasks:
         name = f"notebooks/{task.key}" if task.kind == "chapter" else f"subjects/{task.key}"
         state = record[f"{task.kind}s"][task.key]
+        orphan = task.kind == "subject" and len(record["subjects"]) > SIDEBAR_LIMIT
         if state["state"] == "done":
-            orphan = task.kind == "subject" and len(record["subjects"]) > SIDEBAR_LIMIT
-            pages[f"{name}.ipynb"] = reader_copy(task.report.read_text(encoding="utf-8"), orphan).encode()
+            suffix = task.key if task.kind == "subject" else ""
+            pages[f"{name}.ipynb"] = reader_copy(task.report.read_text(encoding="utf-8"), suffix, orphan).encode()
         else:
-            pages[f"{name}.md"] = failed_page(task, state).encode()
+            pages[f"{name}.md"] = ("---\norphan: true\n---\n" * orphan + failed_page(task, state)).encode()
     if record["subjects"]:
         pages["subjects/index.md"] = subjects_page(record).encode()
     pages["_toc.yml"] = _dump(_with_subjects(_toc(project), tasks, {name.rsplit(".", 1)[0] for name in pages})).encode()
     return pages
 
 
-def reader_copy(notebook: str, orphan: bool = False) -> str:
-    """An executed notebook as readers get it: without the cell and the metadata that papermill put in."""
+def reader_copy(notebook: str, suffix: str = "", orphan: bool = False) -> str:
+    """An executed notebook as readers get it: without the cell and the metadata that papermill put in.
+
+    With a suffix it is appended to every label of a figure or equation, because a template's labels would otherwise
+    be defined on each subject's page.
+    """
     node = json.loads(notebook)
     node["cells"] = [c for c in node["cells"] if "injected-parameters" not in c["metadata"].get("tags", [])]
     for holder in [node, *node["cells"]]:
         for name in ("papermill", "execution"):
             holder["metadata"].pop(name, None)
+    if suffix:
+        _suffix_labels(node["cells"], re.sub(r"[^a-z0-9]+", "-", suffix.lower()))
     if orphan:
         node["metadata"]["orphan"] = True
     return json.dumps(node, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _suffix_labels(cells: list[dict[str, Any]], suffix: str) -> None:
+    """Append "-suffix" to labels and to the roles that refer to them, in place."""
+    for cell in cells:
+        figure = cell["metadata"].get("mystnb", {}).get("figure", {})
+        if "name" in figure:
+            figure["name"] += f"-{suffix}"
+        if cell["cell_type"] == "markdown":
+            text = "".join(cell["source"])
+            text = re.sub(r"(\$\$\s*\()([\w:-]+)(\))", rf"\1\2-{suffix}\3", text)
+            text = re.sub(r"^(\()([\w:-]+)(\)=)$", rf"\1\2-{suffix}\3", text, flags=re.MULTILINE)
+            text = re.sub(r"^(:(?:label|name):\s*)([\w:-]+)$", rf"\1\2-{suffix}", text, flags=re.MULTILINE)
+            cell["source"] = re.sub(r"(\{(?:eq|numref|ref)\}`(?:[^`<]*<)?)([\w:-]+)(>?`)", rf"\1\2-{suffix}\3", text)
 
 
 def failed_page(task: Task, state: dict[str, Any]) -> str:

@@ -1,0 +1,296 @@
+"""The runner: what it finds, what it runs again, and what a failure leaves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from aslpinn.cli import main
+from aslpinn.errors import InputError
+from aslpinn.report.runner import run_tasks
+from aslpinn.report.site import SIDEBAR_LIMIT, chapters_of, failed_page, reader_copy, stage, subjects_page
+from aslpinn.report.study import Study, read_study, study, summary
+from aslpinn.report.tasks import chapter_tasks, digest, find_project, find_series, subject_tasks
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SUBJECT = """---
+kernelspec: {display_name: Python 3, language: python, name: python3}
+---
+
+# A subject
+
+```{code-cell} python
+:tags: [parameters]
+asl = ""
+subject = ""
+out = ""
+fast = False
+```
+
+$$a = b$$ (eq-a)
+
+See {eq}`eq-a`.
+
+```{code-cell} python
+from pathlib import Path
+from aslpinn.errors import InputError
+
+content = Path(asl).read_text()
+if content == "broken":
+    raise InputError("sub-02_asl.json: RepetitionTimePreparation is missing; expected seconds")
+if content == "killed":
+    import os
+
+    os._exit(9)
+folder = Path(out) / subject / "perf"
+folder.mkdir(parents=True, exist_ok=True)
+(folder / f"{subject}_cbf.nii.gz").write_text(content)
+```
+"""
+
+
+def dataset(root: Path, **subjects: str) -> Path:
+    for label, content in subjects.items():
+        folder = root / f"sub-{label}" / "perf"
+        folder.mkdir(parents=True)
+        (folder / f"sub-{label}_asl.nii.gz").write_text(content)
+        (folder / f"sub-{label}_asl.json").write_text("{}")
+    return root
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A book with one template and no chapter, in which a test may edit what it likes."""
+    root = tmp_path / "project"
+    (root / "book").mkdir(parents=True)
+    (root / "notebooks").mkdir()
+    (root / "notebooks" / "subject.md").write_text(SUBJECT)
+    (root / "book" / "intro.md").write_text("# Intro\n\n<!-- study tables -->\n")
+    (root / "_config.yml").write_text("title: t\n")
+    (root / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/intro\nparts:\n  - caption: A\n    chapters:\n      - file: notebooks/one\n"
+        "  - caption: Z\n    chapters:\n      - file: book/last\n"
+    )
+    monkeypatch.chdir(root)
+    return root
+
+
+def tasks_of(project: Path, *roots: Path, **options):
+    return subject_tasks(roots, project / "out", project / "notebooks" / "subject.md", {"fast": True}, **options)
+
+
+def test_finds_series_with_and_without_sessions_and_leaves_derivatives_out(tmp_path):
+    root = dataset(tmp_path / "data", **{"01": "a"})
+    for name in ("sub-02/ses-1/perf/sub-02_ses-1_asl.nii", "derivatives/x/sub-01/perf/sub-01_asl.nii.gz"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_text("b")
+    assert [path.name for path in find_series(root)] == ["sub-01_asl.nii.gz", "sub-02_ses-1_asl.nii"]
+
+
+def test_a_folder_without_series_is_refused_by_name(tmp_path):
+    with pytest.raises(InputError, match=r"no ASL series.*perf"):
+        find_series(tmp_path)
+    with pytest.raises(InputError, match="no such folder"):
+        find_series(tmp_path / "none")
+
+
+def test_names_that_occur_in_two_data_sets_get_the_data_set_in_front(project, tmp_path):
+    first, second = dataset(tmp_path / "a", **{"01": "x", "02": "x"}), dataset(tmp_path / "b", **{"01": "y"})
+    tasks = tasks_of(project, first, second)
+    assert [task.key for task in tasks] == ["a_sub-01", "sub-02", "b_sub-01"]
+    assert [task.title for task in tasks] == ["a: sub-01", "a: sub-02", "b: sub-01"]
+    assert len({task.parameters["out"] + task.parameters["subject"] for task in tasks}) == 3
+
+
+def test_two_runs_of_a_subject_are_told_apart_by_their_stems(project, tmp_path):
+    root = dataset(tmp_path / "a", **{"01": "x"})
+    (root / "sub-01" / "perf" / "sub-01_run-2_asl.nii.gz").write_text("y")
+    assert [task.key for task in tasks_of(project, root)] == ["sub-01", "sub-01_run-2"]
+
+
+def test_participants_choose_and_an_unknown_one_is_refused(project, tmp_path):
+    root = dataset(tmp_path / "a", **{"01": "x", "02": "x"})
+    assert [task.key for task in tasks_of(project, root, participants=("sub-02",))] == ["sub-02"]
+    with pytest.raises(InputError, match="07"):
+        tasks_of(project, root, participants=("07",))
+
+
+def test_hash_changes_with_input_sidecar_parameters_and_notebook_and_with_nothing_else(project, tmp_path):
+    root = dataset(tmp_path / "a", **{"01": "x", "02": "x"})
+    (task, other) = tasks_of(project, root)
+    start = digest(task)
+    assert start == digest(task) != digest(other)
+    assert start != digest(replace(task, parameters=task.parameters | {"fast": False}))
+    (root / "sub-02" / "perf" / "sub-02_asl.json").write_text('{"a": 1}')
+    assert start == digest(task)
+    sidecar = root / "sub-01" / "perf" / "sub-01_asl.json"
+    sidecar.write_text('{"a": 1}')
+    changed = digest(task)
+    assert changed != start
+    task.notebook.write_text(SUBJECT + "\nMore.\n")
+    assert digest(task) not in (start, changed)
+
+
+@pytest.mark.slow
+def test_a_broken_and_a_dying_subject_do_not_stop_the_third(project, tmp_path, capsys):
+    root = dataset(tmp_path / "data", **{"01": "fine", "02": "broken", "03": "killed"})
+    out = tmp_path / "out"
+    arguments = ["study", "--bids", str(root), "--out", str(out), "-j", "2", "--no-book"]
+    assert main(arguments) == 1
+    stderr = capsys.readouterr().err
+    assert "RepetitionTimePreparation is missing" in stderr
+    assert "Traceback" not in stderr
+    record = json.loads((out / "study.json").read_text())["subjects"]
+    assert {key: state["state"] for key, state in record.items()} == {
+        "sub-01": "done",
+        "sub-02": "failed",
+        "sub-03": "failed",
+    }
+    assert record["sub-02"]["error"].endswith("expected seconds")
+    assert record["sub-02"]["input_error"]
+    assert not record["sub-03"]["input_error"]
+    assert all(state["seconds"] > 0 and len(state["hash"]) == 64 for state in record.values())
+    report = out / "subjects" / "sub-01" / "report.ipynb"
+    written = report.stat().st_mtime_ns
+
+    # Mended subjects are run again, the one that was done is not; then a lost map makes it run again.
+    for label in ("02", "03"):
+        (root / f"sub-{label}" / "perf" / f"sub-{label}_asl.nii.gz").write_text("mended")
+    assert main(arguments) == 0
+    assert report.stat().st_mtime_ns == written
+    maps = out / "derivatives" / "aslpinn"
+    assert sorted(path.read_text() for path in maps.rglob("*_cbf.nii.gz")) == ["fine", "mended", "mended"]
+    lost = maps / "sub-01" / "perf" / "sub-01_cbf.nii.gz"
+    lost.unlink()
+    assert main(arguments) == 0
+    assert lost.read_text() == "fine"
+    assert not list(out.rglob("*.part*"))
+
+
+def fake_run(project: Path, root: Path, states: dict[str, str], **plan):
+    """Tasks, and the record of a study in which they ended as told, without running anything."""
+    tasks = tasks_of(project, root)
+    results = {}
+    for task in tasks:
+        state = states.get(task.key, "done")
+        if state == "done":
+            task.report.parent.mkdir(parents=True, exist_ok=True)
+            cell = {"cell_type": "markdown", "metadata": {}, "source": ["# A\n", "\n", "$$a$$ (eq-a) {eq}`eq-a`"]}
+            task.report.write_text(json.dumps({"cells": [cell], "metadata": {"papermill": {"input_path": "/x"}}}))
+        error = None if state == "done" else state
+        results[task.key] = {
+            "state": "failed" if error else "done",
+            "seconds": 1.0,
+            "error": error,
+            "input_error": True,
+            "hash": "0" * 64,
+        }
+    return tasks, summary(Study(**plan), tasks, results)
+
+
+def test_the_page_of_a_failed_subject_says_what_and_how_and_shows_markup_as_text(project, tmp_path):
+    root = dataset(tmp_path / "a", **{"01": "x"})
+    message = "bad <script>alert(1)</script> ``` and {raw} html"
+    tasks, record = fake_run(project, root, {"sub-01": message})
+    page = failed_page(tasks[0], record["subjects"]["sub-01"])
+    assert page.startswith("# sub-01: not fitted")
+    assert f"````text\n{message}\n````" in page
+    assert "aslpinn check" in page
+    assert str(tmp_path) not in page
+
+
+def test_staged_pages_hold_no_path_and_no_repeated_label(project, tmp_path):
+    root = dataset(tmp_path / "a", **{"01": "x", "02": "y"})
+    tasks, record = fake_run(project, root, {})
+    pages = stage(project, tasks, record)
+    first = pages["subjects/sub-01.ipynb"].decode()
+    assert "papermill" not in first
+    assert "(eq-a-sub-01)" in first
+    assert "{eq}`eq-a-sub-01`" in first
+    assert not any(str(tmp_path).encode() in content for content in pages.values())
+    assert b"| torch |" in pages["book/intro.md"]
+    toc = pages["_toc.yml"].decode()
+    assert "subjects/sub-02" in toc
+    assert "notebooks/one" not in toc, "a chapter that was not made is left out"
+
+
+def test_many_subjects_leave_the_sidebar_but_stay_linked(project, tmp_path):
+    names = {f"{number:04d}": "x" for number in range(SIDEBAR_LIMIT + 1)}
+    tasks, record = fake_run(project, dataset(tmp_path / "a", **names), {"sub-0003": "gone"})
+    pages = stage(project, tasks, record)
+    assert b"subjects/sub-0007" not in pages["_toc.yml"]
+    assert json.loads(pages["subjects/sub-0007.ipynb"])["metadata"]["orphan"] is True
+    assert pages["subjects/sub-0003.md"].startswith(b"---\norphan: true\n---\n")
+    table = subjects_page(record)
+    assert table.count("](/subjects/sub-") == len(names)
+    assert "1 failed" in table
+
+
+def test_reader_copy_drops_what_papermill_injected():
+    cells = [
+        {"cell_type": "code", "metadata": {"tags": ["injected-parameters"]}, "source": "asl = '/home/me'"},
+        {"cell_type": "code", "metadata": {"papermill": {"duration": 1}}, "source": "1"},
+    ]
+    copy = json.loads(reader_copy(json.dumps({"cells": cells, "metadata": {}})))
+    assert [cell["source"] for cell in copy["cells"]] == ["1"]
+    assert copy["cells"][0]["metadata"] == {}
+
+
+def test_study_file_is_read_relative_to_itself_and_overridden_by_options(tmp_path):
+    path = tmp_path / "STUDY.toml"
+    path.write_text('bids = ["data"]\nout = "result"\nestimator = "nlls"\nseed = 3\nparticipants = ["01"]\n')
+    plan = read_study(path)
+    assert plan.bids == (tmp_path / "data",)
+    assert plan.out == tmp_path / "result"
+    assert (plan.estimator, plan.seed, plan.participants) == ("nlls", 3, ("01",))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("estimater = 'nlls'", "unknown key 'estimater'"),
+        ("seed = 'one'", "expected int"),
+        ("fast = 1", "expected bool"),
+        ("bids = 'data'", "list of strings"),
+        ("out = 3", "expected a path"),
+        ("seed = ", "TOML"),
+    ],
+)
+def test_a_wrong_study_file_is_refused_and_nothing_is_written(tmp_path, capsys, text, told):
+    path = tmp_path / "STUDY.toml"
+    path.write_text(text)
+    assert main(["study", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_data_set_ends_with_2_and_writes_nothing(project, tmp_path, capsys):
+    assert main(["study", "--bids", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_studies_in_one_folder_are_refused(project, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    root, out = dataset(tmp_path / "a", **{"01": "x"}), tmp_path / "out"
+    out.mkdir()
+    with (out / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another study"):
+            study([root], out, book=False, chapters=False)
+
+
+def test_the_book_of_this_project_is_found_and_lists_its_chapters():
+    project = find_project(ROOT / "tests")
+    assert project == ROOT
+    names = chapters_of(project)
+    assert {"kinetics", "fields", "losses", "phantom", "results", "configuration"} <= set(names)
+    assert [task.key for task in chapter_tasks(names, project, ROOT / "build", {})] == names
+
+
+def test_nothing_to_run_runs_nothing(project):
+    assert run_tasks([], project) == {}
