@@ -1,7 +1,7 @@
 """Anatomy of the digital phantom: ICBM 152 tissue maps on a scanner's grid, warped for each virtual volunteer.
 
 The maps (ICBM 152 2009, 1 mm, Fonov et al. 2011, doi:10.1016/j.neuroimage.2010.07.033) lie inside nilearn: nothing is
-downloaded. A voxel's partial volume is the average of the 1 mm map over the voxel: over points at most 1.5 mm apart,
+downloaded. A voxel's partial volume is the average of the 1 mm map over the voxel: over points at most 1.75 mm apart,
 each linearly interpolated. Averaging is the low-pass filter that keeps thin structures from aliasing.
 """
 
@@ -154,7 +154,7 @@ def build_anatomy(voxel_size: tuple[float, float, float] = (3.0, 3.0, 7.0), volu
     shape, grid = _grid(voxel_size)
     _, _, _, affine = _templates()
 
-    parts = [int(np.ceil(v / 1.5)) for v in voxel_size]
+    parts = [int(np.ceil(v / 1.75)) for v in voxel_size]
     axes = [
         (grid[i, 3] + voxel_size[i] * ((np.arange(n * p) + 0.5) / p - 0.5)).astype(np.float32)
         for i, (n, p) in enumerate(zip(shape, parts, strict=True))

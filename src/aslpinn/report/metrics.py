@@ -115,6 +115,21 @@ def spatial_cov(values: ArrayLike, region: ArrayLike) -> float:
     return float(a.std() / a.mean())
 
 
+def contrast(values: ArrayLike, region: ArrayLike, mask: ArrayLike, shell: int = 3) -> float:
+    """Mean over a region minus the mean over the mask voxels at most `shell` voxels around it, in the map's unit."""
+    from scipy.ndimage import binary_dilation
+
+    chosen = np.asarray(region, dtype=bool)
+    around = binary_dilation(chosen, iterations=shell) & np.asarray(mask, dtype=bool) & ~chosen
+    (inside,), (outside,) = _inside(chosen, values), _inside(around, values)
+    return float(inside.mean() - outside.mean())
+
+
+def contrast_kept(estimate: ArrayLike, truth: ArrayLike, region: ArrayLike, mask: ArrayLike, shell: int = 3) -> float:
+    """Share of a region's true contrast with its surroundings that an estimate shows: 1 is all of it."""
+    return contrast(estimate, region, mask, shell) / contrast(truth, region, mask, shell)
+
+
 def residual_rmse(series: ArrayLike, fitted: ArrayLike, region: ArrayLike, index: ArrayLike | None = None) -> float:
     """RMSE of measured against fitted signal over voxels and volumes: the paper's in-vivo criterion (its Table 1).
 
