@@ -199,6 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_fit(commands)
     _add_check(commands)
     _add_simulate(commands)
+    _add_benchmark(commands)
     _add_study(commands)
     return parser
 
@@ -271,6 +272,31 @@ def _add_simulate(commands: Any) -> None:
     command.add_argument("--encoded", action="store_true", help="Hadamard-encoded volumes instead of deltam")
     command.add_argument("--lesion", action="store_true", help="a focal lesion: CBF -45 %%, ATT +0.9 s")
     command.add_argument("--seed", type=_seed, default=0, metavar="N")
+
+
+def _benchmark(arguments: argparse.Namespace) -> int:
+    from .report import benchmark
+
+    rows = benchmark.run(
+        estimators=arguments.estimator or None,
+        seeds=range(arguments.seeds) if arguments.seeds else None,
+        phantoms=arguments.phantom or None,
+        quick=arguments.quick,
+        progress=lambda done, total, message: _say(f"{done}/{total} {message}"),
+    )
+    for name in dict.fromkeys(row.phantom for row in rows):
+        print(benchmark.table(rows, phantom=name) + "\n", flush=True)
+    print(benchmark.write_csv(rows, arguments.out / "benchmark.csv"))
+    return DONE
+
+
+def _add_benchmark(commands: Any) -> None:
+    command = _command(commands, "benchmark", _benchmark, "Every estimator on the phantom, where the truth is known.")
+    command.add_argument("--quick", action="store_true", help="coarse voxels, one seed, three estimators")
+    command.add_argument("--out", type=Path, default=Path("build/benchmark"), metavar="DIR", help="folder of the CSV")
+    command.add_argument("--estimator", action="append", choices=ESTIMATORS, help="only this one; can be repeated")
+    command.add_argument("--phantom", action="append", metavar="NAME", help="only this one; can be repeated")
+    command.add_argument("--seeds", type=_positive, metavar="N", help="noise seeds (default: 3)")
 
 
 def _study(arguments: argparse.Namespace) -> int:
