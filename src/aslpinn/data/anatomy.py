@@ -145,7 +145,7 @@ def _memberships(points: Float) -> tuple[Float, Float, Float]:
     return member.astype(np.float32), watershed.astype(np.float32), length.astype(np.float32)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def build_anatomy(voxel_size: tuple[float, float, float] = (3.0, 3.0, 7.0), volunteer: int | None = None) -> Anatomy:
     """Anatomy of a volunteer (None: the template) on a grid of voxel_size mm; InputError for impossible sizes."""
     if len(voxel_size) != 3 or not all(0.8 <= v <= 30 for v in voxel_size):

@@ -1,0 +1,111 @@
+"""The benchmark scores fits as the metrics define them, and its table can be read back."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+
+from aslpinn import Estimate, InputError, simulate
+from aslpinn.report import benchmark, figures
+
+COARSE = (8.0, 8.0, 14.0)
+
+
+def as_estimate(phantom, cbf, att, sd=None):
+    distinct, _ = phantom.acquisition.distinct
+    fitted = phantom.clean[..., : len(distinct)]
+    spread = None if sd is None else np.full(cbf.shape, sd, dtype=np.float32)
+    return Estimate(cbf=cbf, att=att, cbf_sd=spread, att_sd=None, fitted=fitted, estimator="truth")
+
+
+@pytest.fixture(scope="module")
+def quick():
+    return benchmark.run(["nlls", "smoothed"], [1.5], [0, 1], ["healthy"], quick=True, voxel_size=COARSE)
+
+
+def test_the_truth_scores_perfectly_and_its_residual_is_the_noise():
+    phantom = simulate(voxel_size=COARSE, lesion=True)
+    scores = benchmark.score(phantom, as_estimate(phantom, phantom.cbf, phantom.att, sd=1.0))
+    for region in ("mask", "gm", "wm", "volume"):
+        assert scores[region, "cbf_pcc"] == pytest.approx(1)
+        assert scores[region, "att_ssim"] == pytest.approx(1)
+    assert scores["gm", "cbf_relative_bias"] == 0
+    assert scores["gm", "cbf_coverage"] == 1
+    assert scores["lesion", "att_contrast_kept"] == pytest.approx(1)
+    assert scores["mask", "signal_residual_rmse"] == pytest.approx(phantom.noise_sd, rel=0.03)
+
+
+def test_what_is_written_outside_the_mask_does_not_count():
+    phantom = simulate(voxel_size=COARSE)
+    littered = np.where(phantom.mask, phantom.cbf, 500).astype(np.float32)
+    scores = benchmark.score(phantom, as_estimate(phantom, littered, phantom.att))
+    assert scores["volume", "cbf_rmse"] == 0
+
+
+def test_smoothing_gains_correlation_and_pays_in_bias(quick):
+    noisy = benchmark.summary(quick, estimator="nlls", region="mask", metric="cbf_pcc")[0]
+    smooth = benchmark.summary(quick, estimator="smoothed", region="mask", metric="cbf_pcc")[0]
+    assert smooth > noisy + 0.05
+    gray = benchmark.summary(quick, estimator="smoothed", region="gm", metric="cbf_relative_bias")[0]
+    white = benchmark.summary(quick, estimator="smoothed", region="wm", metric="cbf_relative_bias")[0]
+    assert gray < 0 < white
+
+
+def test_seeds_are_rows_of_their_own_and_have_a_spread(quick):
+    values = benchmark.values_of(quick, estimator="nlls", region="mask", metric="att_pcc")
+    mean, sd = benchmark.summary(quick, estimator="nlls", region="mask", metric="att_pcc")
+    assert values.shape == (2,)
+    assert mean == pytest.approx(values.mean())
+    assert sd == pytest.approx(values.std(ddof=1))
+    with pytest.raises(InputError, match="no row"):
+        benchmark.summary(quick, estimator="nobody")
+    with pytest.raises(InputError, match="no field"):
+        benchmark.values_of(quick, stimator="nlls")
+
+
+def test_csv_and_table_hold_every_row(quick, tmp_path):
+    file = benchmark.write_csv(quick, tmp_path / "out" / "benchmark.csv")
+    with file.open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert list(rows[0]) == ["estimator", "phantom", "tsnr", "seed", "region", "metric", "value", "seconds"]
+    assert len(rows) == len(quick)
+    assert float(rows[0]["value"]) == quick[0].value
+    text = benchmark.table(quick)
+    assert "nlls" in text
+    assert "smoothed" in text
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(InputError, match="healthy"):
+        benchmark.run(["nlls"], phantoms=["sick"], quick=True)
+    with pytest.raises(InputError, match="closed-form"):
+        benchmark.run(["guess"], quick=True, voxel_size=COARSE)
+
+
+def test_figures_draw_every_map_with_its_unit(quick):
+    phantom = simulate(voxel_size=COARSE)
+    maps = {"cbf": phantom.cbf, "att": phantom.att, "m0": phantom.m0}
+    figure = figures.parameter_maps(maps, phantom.mask, voxel_size=phantom.voxel_size)
+    labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert labels == ["CBF\n(ml/100 g/min)", "ATT\n(s)", "M0\n(relative)"]
+    drawn = figures.comparison({"cbf": phantom.cbf, "att": phantom.att}, {"nlls": maps, "smoothed": maps}, phantom.mask)
+    assert sum("error" in axes.get_ylabel() for axes in drawn.axes) == 2
+    titles = [axes.get_title() for axes in drawn.axes]
+    assert titles.count("truth") == titles.count("nlls") == 2
+    image = drawn.axes[4].images[0].get_array()
+    np.testing.assert_allclose(np.ma.masked_invalid(image).compressed(), 0, atol=1e-3)  # the truth has no error
+    panel = figures.scores({"CBF PCC": {"nlls": [0.7, 0.8]}}, {"CBF PCC": {"nlls": 0.944}})
+    assert any(0.944 in line.get_xdata() for line in panel.axes[0].lines)
+    assert drawn._repr_png_()[:4] == b"\x89PNG"
+
+
+def test_command_writes_the_csv(tmp_path, capsys):
+    from aslpinn.cli import main
+
+    arguments = ["benchmark", "--quick", "--estimator", "nlls", "--phantom", "healthy", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    assert (tmp_path / "benchmark.csv").is_file()
+    assert "CBF PCC/SSIM" in capsys.readouterr().out
+    assert main(["benchmark", "--quick", "--estimator", "nlls", "--phantom", "sick", "--out", str(tmp_path)]) == 2
