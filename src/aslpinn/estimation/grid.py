@@ -28,6 +28,7 @@ def grid_search(
     acquisition: Acquisition,
     step: float = GRID_STEP,
     halvings: int = 5,
+    att_range: tuple[float, float] = ATT_BOUNDS,
 ) -> tuple[Floats, Floats]:
     """Weighted least-squares CBF in ml/100g/min and ATT in s of each voxel, inside the physiological bounds.
 
@@ -43,6 +44,8 @@ def grid_search(
         Spacing of the ATT grid in s.
     halvings : int
         Times that the interval around the best grid point is halved.
+    att_range : (low, high)
+        Ends of the grid in s.
 
     Returns
     -------
@@ -53,7 +56,7 @@ def grid_search(
     n = signal.shape[0]
     cbf = np.zeros(n, np.float32)
     att = np.zeros(n, np.float32)
-    grid = np.arange(ATT_BOUNDS[0], ATT_BOUNDS[1] + step / 2, step).astype(np.float32)
+    grid = np.arange(att_range[0], att_range[1] + step / 2, step).astype(np.float32)
     rows, group = np.unique(pld, axis=0, return_inverse=True)
     for k, row in enumerate(rows):
         members = np.arange(n) if pld.shape[0] == 1 else np.flatnonzero(group.ravel() == k)

@@ -1,0 +1,316 @@
+"""Training of the fields: sampling, schedule, stopping, ensemble. Each piece can be used by itself."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import FitError, InputError
+from ..fields import HashIndex, MultiresHashEncoding, ParameterField, SignalField
+from ..physics import Constants
+from . import objectives
+from .config import PRESETS, FitConfig
+from .objectives import Durations, Losses
+from .problem import Floats, Problem, Request
+
+__all__ = [
+    "PRESETS",
+    "Fields",
+    "FitConfig",
+    "History",
+    "TrainingData",
+    "configure",
+    "evaluate",
+    "learning_rate",
+    "minibatches",
+    "positions",
+    "train",
+    "training_data",
+]
+
+EVALUATION_CHUNK = 65536  # voxels evaluated at a time after training
+
+
+class Fields(nn.Module):
+    """The networks of one member: f_ode, and f_tissue where the objective needs it, on hash encodings.
+
+    CBF and ATT share one encoding and one network (the paper), or ATT has its own (att_levels > 0). f_tissue uses the
+    first encoding.
+    """
+
+    def __init__(self, config: FitConfig, seed: int, engine: str = "auto", device: str = "cpu") -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+
+        def encoding(levels: int, base: int, finest: int) -> MultiresHashEncoding:
+            return MultiresHashEncoding(levels, config.features, config.log2_table, base, finest, engine, generator)
+
+        def parameters(of: MultiresHashEncoding) -> ParameterField:
+            return ParameterField(
+                of,
+                config.hidden,
+                config.layers,
+                config.omega_parameters_first,
+                config.omega_parameters,
+                config.activation,
+                generator,
+                config.cbf_scale,
+                config.att_scale,
+            )
+
+        first = encoding(config.levels, config.base, config.finest)
+        self.parameter_field = parameters(first)
+        self.att_field: ParameterField | None = None
+        if config.att_levels:
+            self.att_field = parameters(encoding(config.att_levels, config.att_base, config.att_finest))
+        self.signal_field: SignalField | None = None
+        if config.objective != "closed-form":
+            self.signal_field = SignalField(
+                first,
+                config.hidden,
+                config.layers,
+                config.omega_signal_first,
+                config.omega_signal,
+                config.activation,
+                generator,
+            )
+        self.to(device)
+
+    def precompute(self, at: Tensor) -> list[HashIndex]:
+        """Hash (N, 3) positions once for every encoding."""
+        own = [] if self.att_field is None else [self.att_field.encoding.precompute(at)]
+        return [self.parameter_field.encoding.precompute(at), *own]
+
+    def forward(self, indices: list[HashIndex], subset: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Code of the first encoding (n, C), CBF (n,) and ATT (n,) of precomputed positions."""
+        code = self.parameter_field.encoding.lookup(indices[0], subset)
+        cbf, att = self.parameter_field(code)
+        if self.att_field is not None:
+            _, att = self.att_field(self.att_field.encoding.lookup(indices[1], subset))
+        return code, cbf, att
+
+
+@dataclass
+class TrainingData:
+    """A problem as tensors: scaled signals (N, D), weights (N or 1, D), delays, positions."""
+
+    signal: Tensor
+    weight: Tensor
+    held_out: Tensor | None
+    pld: Tensor
+    durations: Durations
+    positions: Tensor
+    constants: Constants
+    scale: float
+
+
+@dataclass
+class History:
+    """Mean losses of every epoch; "held-out" is the RMSE of kept-back samples in scaled units. best: epoch kept."""
+
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    best: int = -1
+
+
+def configure(request: Request, base: FitConfig | None = None, **overrides: object) -> FitConfig:
+    """The preset with the request's members, epochs and seed, and any field by name.
+
+    Where epochs change and t_max is not given, the annealing period follows the epochs.
+    """
+    config = PRESETS[request.preset] if base is None else base
+    changes: dict[str, object] = {"seed": request.seed}
+    if request.members is not None:
+        changes["members"] = request.members
+    if request.epochs is not None:
+        changes["epochs"] = request.epochs
+        if config.t_max:
+            changes["t_max"] = request.epochs
+    return config.with_overrides(**(changes | overrides))
+
+
+def check_device(device: str) -> str:
+    """The device's name if torch can use it; InputError otherwise."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device is {device!r}, which torch {torch.__version__} cannot use here; expected cpu"
+        ) from error
+    return device
+
+
+def positions(problem: Problem, voxel_size: tuple[float, float, float]) -> Tensor:
+    """Voxel centers in [0, 1]^3: mm from the corner of the mask's box, over the longest side of that box."""
+    size = np.asarray(voxel_size)
+    low = problem.voxels.min(axis=0)
+    extent = (problem.voxels.max(axis=0) - low + 1) * size
+    return torch.as_tensor((problem.voxels - low + 0.5) * size / extent.max(), dtype=torch.float32)
+
+
+def training_data(problem: Problem, request: Request, config: FitConfig) -> TrainingData:
+    """Scale the signals, weigh by repeats, keep back a share of samples where the config asks for it."""
+    device = request.device
+    level = float(np.percentile(problem.signal, config.signal_percentile))
+    if level <= 0:
+        raise InputError(
+            f"the {config.signal_percentile:g}th percentile of the series is {level:.3g}; expected a positive delta-M: "
+            "is label minus control given for control minus label?"
+        )
+    weight = torch.as_tensor(problem.counts / problem.counts.mean(), device=device)[None]
+    held_out = None
+    if config.held_out:
+        generator = torch.Generator().manual_seed(config.seed)
+        held_out = (torch.rand(problem.signal.shape, generator=generator) < config.held_out).to(device)
+        weight = weight * ~held_out
+    return TrainingData(
+        signal=torch.as_tensor(problem.signal / level, device=device),
+        weight=weight,
+        held_out=held_out,
+        pld=torch.as_tensor(problem.pld, device=device),
+        durations=Durations(problem.acquisition, device),
+        positions=positions(problem, request.voxel_size).to(device),
+        constants=problem.acquisition.constants,
+        scale=1.0 / level,
+    )
+
+
+def minibatches(n: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Every one of n voxels once, in random order, in parts of equal size, at most `batch`."""
+    yield from torch.randperm(n, generator=generator).tensor_split(math.ceil(n / batch))
+
+
+def learning_rate(config: FitConfig, epoch: int, step: int, steps: int) -> float:
+    """Learning rate at a step of `steps` in an epoch (cosine changes by epoch, one-cycle by step)."""
+    high, low = config.lr, config.final_lr
+    if config.schedule == "cosine":
+        share = min(1.0, epoch / (config.t_max or config.epochs))
+        return low + 0.5 * (high - low) * (1 + math.cos(math.pi * share))
+    if config.schedule == "one-cycle":
+        peak = config.warmup * steps
+        if step < peak:
+            return high / 25 + 0.5 * (high - high / 25) * (1 - math.cos(math.pi * step / peak))
+        share = (step - peak) / max(1.0, steps - 1 - peak)
+        return low + 0.5 * (high - low) * (1 + math.cos(math.pi * min(1.0, share)))
+    return high
+
+
+def batch_losses(
+    fields: Fields,
+    indices: list[HashIndex],
+    data: TrainingData,
+    config: FitConfig,
+    subset: Tensor,
+    generator: torch.Generator,
+) -> Losses:
+    """The config's objective on a batch of voxels."""
+    measured = data.signal[subset]
+    weight = data.weight if data.weight.shape[0] == 1 else data.weight[subset]
+    pld = data.pld if data.pld.shape[0] == 1 else data.pld[subset]
+    code, cbf, att = fields(indices, subset)
+    if fields.signal_field is None:
+        times = data.durations.acquired(pld)
+        return objectives.closed_form(measured, weight, cbf, att, times, data.constants, data.scale)
+    times = data.durations.collocated(pld, len(subset), config.collocation, generator)
+    t = times.t / config.time_scale
+    common = (data.constants, data.scale, config.alpha, config.lambda_physics)
+    if config.objective == "increments":
+        return objectives.increments(measured, weight, fields.signal_field(code, t), cbf, att, times, *common)
+    fitted, rate = fields.signal_field.with_rate(code, t)
+    return objectives.pointwise(
+        measured, weight, fitted, rate, cbf, att, times, *common, config.time_scale, config.reading
+    )
+
+
+def train(
+    fields: Fields,
+    data: TrainingData,
+    config: FitConfig,
+    seed: int,
+    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+) -> tuple[list[HashIndex], History]:
+    """Fit the fields in place with AdamW; the hashed positions and the losses by epoch.
+
+    With config.held_out, the weights of the epoch with the smallest held-out error are kept.
+
+    Raises
+    ------
+    FitError
+        As soon as the mean loss of an epoch is not finite.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    indices = fields.precompute(data.positions)
+    fused = data.signal.device.type in ("cpu", "cuda")
+    optimizer = torch.optim.AdamW(
+        fields.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=fused, eps=1e-8
+    )
+    n = len(data.signal)
+    per_epoch = math.ceil(n / config.batch)
+    history, best_state, step = History(), None, 0
+    for epoch in range(config.epochs):
+        sums: dict[str, float] = {}
+        for subset in minibatches(n, config.batch, generator):
+            optimizer.param_groups[0]["lr"] = learning_rate(config, epoch, step, per_epoch * config.epochs)
+            optimizer.zero_grad(set_to_none=True)
+            losses = batch_losses(fields, indices, data, config, subset.to(data.signal.device), generator)
+            losses["total"].backward()
+            optimizer.step()
+            step += 1
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) * len(subset) / n
+        _check_finite(sums, epoch, config)
+        if data.held_out is not None:
+            sums["held-out"] = held_out_error(fields, indices, data)
+        for name, total in sums.items():
+            history.losses.setdefault(name, []).append(total)
+        if on_epoch is not None:
+            on_epoch(epoch, sums)
+        if data.held_out is None:
+            history.best = epoch
+        elif sums["held-out"] <= min(history.losses["held-out"]):
+            history.best, best_state = epoch, copy.deepcopy(fields.state_dict())
+        elif config.patience and epoch - history.best >= config.patience:
+            break
+    if best_state is not None:
+        fields.load_state_dict(best_state)
+    return indices, history
+
+
+def _check_finite(losses: dict[str, float], epoch: int, config: FitConfig) -> None:
+    if all(math.isfinite(value) for value in losses.values()):
+        return
+    found = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
+    raise FitError(
+        f"the loss is not finite in epoch {epoch + 1} of {config.epochs} ({found}): most likely the exponential of CBF "
+        f"or ATT overflowed because lr ({config.lr:g}) is too large; try a tenth of it"
+    )
+
+
+@torch.no_grad()
+def evaluate(fields: Fields, indices: list[HashIndex]) -> tuple[Floats, Floats]:
+    """CBF in ml/100g/min and ATT in s at the precomputed positions, (N,) float32."""
+    n, device = len(indices[0]), indices[0].rows.device
+    parts = [fields(indices, part.to(device))[1:] for part in torch.arange(n).split(EVALUATION_CHUNK)]
+    return torch.cat([p[0] for p in parts]).cpu().numpy(), torch.cat([p[1] for p in parts]).cpu().numpy()
+
+
+@torch.no_grad()
+def held_out_error(fields: Fields, indices: list[HashIndex], data: TrainingData) -> float:
+    """RMSE of the samples kept from the loss, predicted by Buxton's solution, in scaled units."""
+    if data.held_out is None:
+        raise InputError("held_out is 0: no sample was kept back")
+    device = data.signal.device
+    total = 0.0
+    for part in torch.arange(len(data.signal), device=device).split(EVALUATION_CHUNK):
+        _, cbf, att = fields(indices, part)
+        pld = data.pld if data.pld.shape[0] == 1 else data.pld[part]
+        times = data.durations.acquired(pld)
+        kept = data.held_out[part].float()
+        losses = objectives.closed_form(data.signal[part], kept, cbf, att, times, data.constants, data.scale)
+        total += float(losses["data"]) * float(kept.sum())
+    return math.sqrt(total / max(1.0, float(data.held_out.sum())))
