@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -42,8 +43,8 @@ def site() -> Path:
 class Links(HTMLParser):
     """Addresses that a page loads by itself (script, stylesheet, image, frame) and those that it links to."""
 
-    LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "link": "href"}
-    PASSIVE = {"canonical", "next", "prev", "search", "index", "author", "license"}
+    LOADED: ClassVar = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "link": "href"}
+    PASSIVE: ClassVar = {"canonical", "next", "prev", "search", "index", "author", "license"}
 
     def __init__(self) -> None:
         super().__init__()
