@@ -1,4 +1,4 @@
-"""Voxelwise least squares by a grid over ATT, with CBF in closed form: estimator "nlls".
+"""Voxelwise least squares by a grid over ATT, with CBF in closed form: the start and the yardstick of the other fits.
 
 At fixed T1' Buxton's signal is linear in CBF, so for every ATT of a grid the best CBF is a quotient of two
 sums, and the fit has no local minimum to fall into. The best ATT is then refined by interval
@@ -16,6 +16,7 @@ from .estimate import Estimate
 from .problem import Floats, Problem, Request
 
 GRID_STEP = 0.02  # s
+TYPICAL_ATT = 1.2  # s
 TYPICAL_CBF = 50.0  # ml/100g/min, for T1' on the grid; the refinement replaces it by the voxel's own
 CHUNK = 4096  # voxels at a time: their scores on the whole grid fit in cache
 
@@ -28,7 +29,7 @@ def grid_search(
     acquisition: Acquisition,
     step: float = GRID_STEP,
     halvings: int = 5,
-    att_range: tuple[float, float] = ATT_BOUNDS,
+    att_weight: float = 0.0,
 ) -> tuple[Floats, Floats]:
     """Weighted least-squares CBF in ml/100g/min and ATT in s of each voxel, inside the physiological bounds.
 
@@ -44,8 +45,8 @@ def grid_search(
         Spacing of the ATT grid in s.
     halvings : int
         Times that the interval around the best grid point is halved.
-    att_range : (low, high)
-        Ends of the grid in s.
+    att_weight : float
+        Weight, in squared signal per s^2, of a penalty on ATT's distance from TYPICAL_ATT where the grid point is chosen.
 
     Returns
     -------
@@ -56,7 +57,7 @@ def grid_search(
     n = signal.shape[0]
     cbf = np.zeros(n, np.float32)
     att = np.zeros(n, np.float32)
-    grid = np.arange(att_range[0], att_range[1] + step / 2, step).astype(np.float32)
+    grid = np.arange(ATT_BOUNDS[0], ATT_BOUNDS[1] + step / 2, step).astype(np.float32)
     rows, group = np.unique(pld, axis=0, return_inverse=True)
     for k, row in enumerate(rows):
         members = np.arange(n) if pld.shape[0] == 1 else np.flatnonzero(group.ravel() == k)
@@ -66,7 +67,7 @@ def grid_search(
         shape = _unit_signal(np.full(1, TYPICAL_CBF, np.float32), reachable[:, None], row, tau, acquisition)
         for start in range(0, members.size, CHUNK):
             chosen = members[start : start + CHUNK]
-            best = _best_on_grid(signal[chosen], shape, weights)
+            best = _best_on_grid(signal[chosen], shape, weights, att_weight * (reachable - TYPICAL_ATT) ** 2)
             cbf[chosen], att[chosen] = _refine(
                 signal[chosen], reachable[best], row, tau, weights, acquisition, step, halvings
             )
@@ -81,15 +82,15 @@ def _unit_signal(cbf: Floats, att: Floats, pld: Floats, tau: Floats, acquisition
     return delta_m(np.float32(1.0), att, pld, tau, constants, t1_apparent=apparent_t1(cbf, constants))
 
 
-def _best_on_grid(signal: Floats, shape: Floats, weights: Floats) -> np.ndarray:
-    """Index of the grid's ATT that leaves the smallest weighted sum of squares, CBF inside its bounds."""
+def _best_on_grid(signal: Floats, shape: Floats, weights: Floats, penalty: Floats) -> np.ndarray:
+    """Index of the grid's ATT of smallest weighted sum of squares plus (G,) penalty, CBF inside its bounds."""
     power = (weights * shape**2).sum(axis=1)
     overlap = signal @ (weights * shape).T  # (n, G)
     cbf = np.clip(overlap / np.maximum(power, np.float32(1e-30)), *CBF_BOUNDS)
     explained = cbf * (2 * overlap - cbf * power)
     # Label that has all passed before the first readout leaves ATT and CBF undetermined: of equal fits, the latest ATT.
     explained *= 1 + np.float32(1e-5) * np.linspace(0, 1, shape.shape[0], dtype=np.float32)
-    return explained.argmax(axis=1)
+    return (explained - penalty).argmax(axis=1)
 
 
 def _refine(
@@ -149,7 +150,7 @@ def gauss_newton_sd(problem: Problem, cbf: Floats, att: Floats, noise_sd: float)
     return np.sqrt(c / determinant).astype(np.float32), np.sqrt(a / determinant).astype(np.float32)
 
 
-def fit_nlls(
+def fit_grid(
     problem: Problem, request: Request, *, grid_step: float = GRID_STEP, halvings: int = 5, name: str = "nlls"
 ) -> Estimate:
     """Least squares in every voxel by itself: ATT grid, CBF in closed form, SD from the Gauss-Newton Jacobian.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..errors import InputError
 from .config import PRESETS, FitConfig
 from .estimate import Estimate
-from .fitting import Fields, check_device, configure, evaluate, train, training_data
+from .fitting import Fields, History, TrainingData, check_device, configure, evaluate, train, training_data
 from .grid import gauss_newton_sd
 from .problem import Floats, Problem, Request
 
@@ -20,8 +22,8 @@ MEMBER_SEEDS = 1009  # seeds of the members: seed * MEMBER_SEEDS + k, so that ru
 def fit_pinn(problem: Problem, request: Request, **overrides: Any) -> Estimate:
     """Mean over an ensemble of networks trained on the series; any field of FitConfig by name.
 
-    See `combine` for what the SDs mean. Raises InputError for a setting that does not exist, FitError where a loss is
-    not finite.
+    See `standard_deviations` for what the SDs mean. Raises InputError for a setting that does not
+    exist, FitError where a loss is not finite.
     """
     return fit_networks(problem, request, configure(request, **overrides), "pinn")
 
@@ -37,53 +39,78 @@ def fit_closed_form(problem: Problem, request: Request, **overrides: Any) -> Est
 
 
 def fit_networks(problem: Problem, request: Request, config: FitConfig, name: str) -> Estimate:
-    """Train config.members networks one after the other and combine their maps."""
+    """Train config.members networks one after the other, and one more for the SDs; combine their maps."""
     began = time.perf_counter()
     check_device(request.device)
     data = training_data(problem, request, config)
-    cbf, att, histories, seconds = [], [], [], []
-    total = config.members * config.epochs
-    for member in range(config.members):
-        started = time.perf_counter()
-        seed = config.seed * MEMBER_SEEDS + member
+    cbf, att, histories, seconds, engine = [], [], [], [], ""
+    trainings = config.members + (config.members > 1)
+
+    def member(number: int, label: str, data: TrainingData, seed: int) -> tuple[Floats, Floats, History, str]:
         fields = Fields(config, seed, request.engine, request.device)
 
-        def on_epoch(epoch: int, losses: dict[str, float], member: int = member) -> None:
-            message = f"network {member + 1} of {config.members}, loss {losses['total']:.4g}"
-            request.report(member * config.epochs + epoch + 1, total, message)
+        def on_epoch(epoch: int, losses: dict[str, float]) -> None:
+            done = number * config.epochs + epoch + 1
+            request.report(done, trainings * config.epochs, f"{label}, loss {losses['total']:.4g}")
 
         indices, history = train(fields, data, config, seed, on_epoch)
-        maps = evaluate(fields, indices)
-        cbf.append(maps[0])
-        att.append(maps[1])
+        return *evaluate(fields, indices), history, fields.parameter_field.encoding.engine_in_use()
+
+    seeds = [config.seed * MEMBER_SEEDS + k for k in range(config.members)]
+    for k, seed in enumerate(seeds):
+        started = time.perf_counter()
+        one_cbf, one_att, history, engine = member(k, f"network {k + 1} of {config.members}", data, seed)
+        cbf.append(one_cbf)
+        att.append(one_att)
         histories.append({"best_epoch": history.best, **history.losses})
         seconds.append(time.perf_counter() - started)
-    mean_cbf, mean_att, cbf_sd, att_sd, noise_sd = combine(problem, np.stack(cbf), np.stack(att))
+    mean_cbf, mean_att = np.mean(cbf, axis=0), np.mean(att, axis=0)
+    noise_sd = problem.noise_sd(problem.model(mean_cbf, mean_att), parameters=0)
+    share = 1.0
+    if config.members > 1:
+        probe = np.random.default_rng(config.seed).standard_normal(problem.signal.shape).astype(np.float32)
+        probe *= noise_sd / np.sqrt(problem.counts)
+        moved = replace(data, signal=data.signal + torch.as_tensor(probe * data.scale, device=request.device))
+        probed = member(config.members, "network for the SDs", moved, seeds[0])
+        share = leverage(problem, probe, (cbf[0], att[0]), probed[:2], noise_sd)
+    cbf_sd, att_sd = standard_deviations(problem, np.stack(cbf), np.stack(att), noise_sd, share)
     info = {
         "history": histories,
         "member_seconds": seconds,
         "seconds": time.perf_counter() - began,
         "noise_sd": noise_sd,
+        "noise_leverage": share,
         "signal_scale": data.scale,
-        "engine": fields.parameter_field.encoding.engine_in_use(),
+        "engine": engine,
     }
     settings = config.as_dict() | {"preset": request.preset, "device": request.device, "engine": request.engine}
     return problem.estimate(name, mean_cbf, mean_att, cbf_sd, att_sd, settings, info)
 
 
-def combine(problem: Problem, cbf: Floats, att: Floats) -> tuple[Floats, Floats, Floats, Floats, float]:
-    """Mean CBF and ATT of (K, N) maps, their SDs, and the noise SD of one volume.
+def leverage(
+    problem: Problem, probe: Floats, before: tuple[Floats, Floats], after: tuple[Floats, Floats], noise_sd: float
+) -> float:
+    """Share of the voxelwise noise that a fit passes on: its degrees of freedom a voxel, over 2.
 
-    SD^2 = variance over the K members + leverage * Gauss-Newton variance. The first says how far the data leave the
-    networks free; the second how the noise common to all members passes into the maps. A network that shares strength
-    between voxels passes on a share of the voxelwise (Gauss-Newton) variance, the leverage: estimated as the share of
-    the fit's two degrees of freedom a voxel that the residuals show to be used up. It is an average over the brain, and
-    the bias of a fit that is too smooth is in neither term.
+    The fit was repeated, same seed, on signals to which `probe` (N, D) was added; how much of the probe comes back in
+    the fitted signals is the trace of the fit's Jacobian (Ramani et al. 2008, doi:10.1109/TIP.2008.2001404).
     """
-    mean_cbf, mean_att = cbf.mean(axis=0), att.mean(axis=0)
-    noise_sd = problem.noise_sd(problem.model(mean_cbf, mean_att), parameters=0)
-    leverage = 0.25
-    gauss_cbf, gauss_att = gauss_newton_sd(problem, mean_cbf, mean_att, noise_sd)
-    cbf_sd = np.sqrt(leverage * gauss_cbf**2 + (cbf.var(axis=0, ddof=1) if len(cbf) > 1 else 0))
-    att_sd = np.sqrt(leverage * gauss_att**2 + (att.var(axis=0, ddof=1) if len(att) > 1 else 0))
-    return mean_cbf, mean_att, cbf_sd.astype(np.float32), att_sd.astype(np.float32), noise_sd
+    response = problem.model(*after) - problem.model(*before)
+    freedom = float((problem.counts * probe * response).sum()) / (noise_sd**2 * len(probe))
+    return float(np.clip(freedom / 2, 0.01, 1.0))
+
+
+def standard_deviations(
+    problem: Problem, cbf: Floats, att: Floats, noise_sd: float, share: float
+) -> tuple[Floats, Floats]:
+    """SDs (N,) of the mean of (K, N) maps: SD^2 = variance over the K members + share * Gauss-Newton variance.
+
+    The first term says how far the data leave the networks free; the second how the noise that is common to all members
+    passes into the maps: a network that ties voxels together passes on only a share of the voxelwise variance
+    (`leverage`, an average over the brain). With one member the share is 1, that of a fit in every voxel by itself: on
+    the safe side. The bias of a fit that is smoother than the truth is in neither term.
+    """
+    gauss_cbf, gauss_att = gauss_newton_sd(problem, cbf.mean(axis=0), att.mean(axis=0), noise_sd)
+    spread = (cbf.var(axis=0, ddof=1), att.var(axis=0, ddof=1)) if len(cbf) > 1 else (0.0, 0.0)
+    cbf_sd = np.sqrt(share * gauss_cbf**2 + spread[0])
+    return cbf_sd.astype(np.float32), np.sqrt(share * gauss_att**2 + spread[1]).astype(np.float32)

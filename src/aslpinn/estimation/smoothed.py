@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from ..errors import InputError
 from .estimate import Estimate
-from .grid import fit_nlls, grid_search
+from .grid import fit_grid, grid_search
 from .problem import Floats, Problem, Request
 
 #: Standard deviations in mm among which leave-one-delay-out chooses.
@@ -106,7 +106,7 @@ def fit_smoothed(problem: Problem, request: Request, *, kernel: float | None = N
         signal=smooth(problem.signal, problem, width, request.voxel_size)[0],
         volumes=smooth(problem.volumes, problem, width, request.voxel_size)[0],
     )
-    estimate = fit_nlls(smoothed, request, name="smoothed")
+    estimate = fit_grid(smoothed, request, name="smoothed")
     estimate.settings |= {"kernel": width, "kernel_source": source, "voxel_size": list(request.voxel_size)}
     estimate.info["held_out_rmse"] = errors
     estimate.info["seconds"] = time.perf_counter() - began

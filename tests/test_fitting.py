@@ -1,0 +1,223 @@
+"""fit() as a whole: recovery by the networks, determinism, schedules, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from aslpinn import Acquisition, FitError, InputError, fit
+from aslpinn.estimation import ESTIMATORS, FitConfig
+from aslpinn.estimation.config import PRESETS
+from aslpinn.estimation.fitting import configure, learning_rate, minibatches, positions
+from aslpinn.estimation.problem import Request, prepare
+from aslpinn.physics import delta_m
+
+TIMING = Acquisition(np.full(11, 0.327), 0.049 + 0.327 * np.arange(10, -1, -1))
+QUICK = {"members": 1, "epochs": 2, "batch": 400}
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    """A smooth 14 x 14 x 8 phantom, noise-free."""
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in (14, 14, 8)), indexing="ij")
+    cbf, att = 45 + 20 * np.sin(2 * x) * np.cos(2 * y), 1.2 + 0.3 * y + 0.1 * z
+    mask = x**2 + y**2 + z**2 < 1.3
+    series = delta_m(cbf[..., None], att[..., None], TIMING.post_labeling_delay, 0.327) * mask[..., None]
+    return series.astype(np.float32), mask, cbf, att
+
+
+def test_closed_form_recovers_a_smooth_phantom(phantom):
+    series, mask, cbf, att = phantom
+    estimate = fit(series, mask, TIMING, estimator="closed-form", epochs=60, batch=300)
+    assert np.median(np.abs(estimate.cbf / cbf - 1)[mask]) < 0.03
+    assert np.median(np.abs(estimate.att - att)[mask]) < 0.03
+    assert abs((estimate.cbf[mask] / cbf[mask]).mean() - 1) < 0.02
+    assert not estimate.cbf[~mask].any()
+    assert np.abs(estimate.fitted - series).max() < 0.25 * series.max()  # a kink between two samples is hard
+    assert np.sqrt(np.square(estimate.fitted - series)[mask].mean()) < 0.03 * series.max()
+
+
+@pytest.mark.slow
+def test_increments_find_cbf_where_pointwise_loses_it(phantom):
+    series, mask, cbf, _ = phantom
+    settings = {"members": 1, "epochs": 60, "batch": 300, "seed": 1}
+    bias = {}
+    for objective in ("increments", "pointwise"):
+        estimate = fit(series, mask, TIMING, objective=objective, **settings)
+        bias[objective] = (estimate.cbf[mask] / cbf[mask]).mean() - 1
+    assert abs(bias["increments"]) < 0.08
+    assert bias["pointwise"] < -0.25
+
+
+def test_same_seed_same_maps_other_seed_other_maps(phantom):
+    series, mask, _, _ = phantom
+    for objective in ("closed-form", "increments", "pointwise"):
+        first, again, other = (
+            fit(series, mask, TIMING, objective=objective, seed=seed, **QUICK).cbf for seed in (3, 3, 4)
+        )
+        assert np.array_equal(first, again)
+        assert not np.allclose(first, other)
+
+
+def test_ensemble_reports_its_members_its_settings_and_a_positive_spread(phantom):
+    series, mask, _, _ = phantom
+    calls = []
+    estimate = fit(series, mask, TIMING, members=3, epochs=4, batch=400, progress=lambda *a: calls.append(a))
+    assert len(estimate.info["history"]) == 3
+    assert len(estimate.info["history"][0]["total"]) == 4
+    assert estimate.settings["members"] == 3
+    assert estimate.settings["objective"] == FitConfig().objective
+    assert (estimate.cbf_sd[mask] > 0).all()
+    assert (estimate.att_sd[mask] > 0).all()
+    done, total, message = calls[-1]
+    assert done == total == 16  # three members and the network for the SDs
+    assert "loss" in message
+
+
+def test_held_out_samples_stop_a_fit_that_follows_noise(phantom, rng):
+    series, mask, _, _ = phantom
+    noisy = series + 0.5 * series.max() * rng.standard_normal(series.shape)
+    estimate = fit(
+        noisy, mask, TIMING, members=1, epochs=60, batch=300, held_out=0.2, patience=5, finest=512, schedule="constant"
+    )
+    history = estimate.info["history"][0]
+    assert len(history["total"]) < 60
+    assert history["best_epoch"] == int(np.argmin(history["held-out"]))
+
+
+def test_a_loss_that_is_not_finite_ends_the_fit_with_its_epoch_and_cause(phantom):
+    series, mask, _, _ = phantom
+    with pytest.raises(FitError, match=r"epoch \d+ of 5 .*lr \(1e\+06\) is too large"):
+        fit(series, mask, TIMING, estimator="closed-form", epochs=5, batch=400, lr=1e6, schedule="constant")
+
+
+def test_preset_paper_is_the_papers_table_2():
+    paper = PRESETS["paper"]
+    expected = {
+        "objective": "pointwise", "alpha": 1.0, "lambda_physics": 0.5, "collocation": 4, "layers": 3, "hidden": 16,
+        "activation": "sine", "omega_signal": 15.0, "omega_signal_first": 15.0, "omega_parameters": 5.0,
+        "omega_parameters_first": 25.0, "lr": 1e-3, "schedule": "cosine", "t_max": 5000, "final_lr": 1e-10,
+        "epochs": 5000, "batch": 1000, "levels": 16, "features": 2, "log2_table": 15, "base": 16, "finest": 4096,
+    }  # fmt: skip
+    assert {name: getattr(paper, name) for name in expected} == expected
+    assert all(item.metadata["meaning"] for item in dataclasses.fields(paper))
+
+
+def test_paper_preset_runs_and_its_annealing_follows_the_epochs(phantom):
+    series, mask, _, _ = phantom
+    estimate = fit(series, mask, TIMING, preset="paper", epochs=2)
+    assert estimate.settings["t_max"] == 2
+    assert estimate.settings["batch"] == 1000
+    assert np.isfinite(estimate.cbf).all()
+
+
+def test_schedules_start_and_end_where_they_should():
+    cosine = configure(Request(preset="paper"))
+    assert learning_rate(cosine, 0, 0, 10**6) == pytest.approx(1e-3)
+    assert learning_rate(cosine, 2500, 0, 10**6) == pytest.approx(5e-4, rel=1e-6)
+    assert learning_rate(cosine, 5000, 0, 10**6) == pytest.approx(1e-10)
+    cycle = FitConfig(lr=1e-2, final_lr=1e-6, schedule="one-cycle")
+    rates = [learning_rate(cycle, 0, step, 101) for step in range(101)]
+    assert max(rates) == pytest.approx(1e-2, rel=1e-2)
+    assert rates[-1] == pytest.approx(1e-6)
+    assert np.argmax(rates) == pytest.approx(30, abs=1)
+
+
+@pytest.mark.parametrize(("n", "batch"), [(7, 3), (1, 1000), (1001, 1000)])
+def test_minibatches_hold_every_voxel_once(n, batch):
+    parts = list(minibatches(n, batch, torch.Generator().manual_seed(0)))
+    assert sorted(torch.cat(parts).tolist()) == list(range(n))
+    assert max(len(p) for p in parts) - min(len(p) for p in parts) <= 1
+    assert max(len(p) for p in parts) <= batch
+
+
+def test_positions_are_in_the_unit_cube_and_keep_the_proportions_of_the_brain(phantom):
+    series, mask, _, _ = phantom
+    x = positions(prepare(series, mask, TIMING), (3.0, 3.0, 7.0)).numpy()
+    assert x.min() > 0
+    assert x.max() < 1
+    steps = [np.diff(np.unique(x[:, axis])).min() for axis in range(3)]
+    assert steps[2] / steps[0] == pytest.approx(7 / 3, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"series": np.zeros((14, 14, 8))}, r"shape \(14, 14, 8\); expected \(X, Y, Z, T\)"),
+        ({"mask": np.ones((14, 14, 7))}, r"mask has shape \(14, 14, 7\); expected .*\(14, 14, 8\)"),
+        ({"acquisition": Acquisition(0.327, [1.0, 2.0])}, "11 volumes and the acquisition 2"),
+        ({"mask": np.zeros((14, 14, 8))}, "mask is empty"),
+        ({"series": np.zeros((14, 14, 8, 11))}, "zero everywhere inside the mask"),
+        ({"acquisition": Acquisition(1.8, np.full(11, 1.8))}, "at least 2"),
+        ({"estimator": "magic"}, "expected one of pinn, closed-form"),
+        ({"preset": "best"}, "expected one of default, paper"),
+        ({"frequency": 3}, "no setting frequency; expected some of objective"),
+        ({"estimator": "smoothed", "fwhm": 3}, "no option fwhm; expected kernel"),
+        ({"estimator": "smoothed", "kernel": -1.0}, "expected a standard deviation in mm"),
+        ({"epochs": 0}, "epochs is 0; expected a finite number, above 0"),
+        ({"members": 1.5}, "members is 1.5; expected a whole number"),
+        ({"objective": "weak"}, "expected one of closed-form, increments, pointwise"),
+        ({"voxel_size": (3, 3)}, "three positive lengths in mm"),
+        ({"device": "abacus"}, "device is 'abacus'"),
+        ({"engine": "steam"}, "steam"),
+        ({"guide": np.zeros((2, 2, 2))}, "guide has shape"),
+    ],
+)
+def test_bad_input_is_refused_with_what_was_found_and_expected(phantom, change, message):
+    series, mask, _, _ = phantom
+    arguments = {"series": series, "mask": mask, "acquisition": TIMING} | change
+    with pytest.raises(InputError, match=message):
+        fit(arguments.pop("series"), arguments.pop("mask"), arguments.pop("acquisition"), **arguments)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_is_named_inside_the_mask_and_ignored_outside(phantom, value):
+    series, mask, _, _ = phantom
+    broken = series.copy()
+    broken[0, 0, 0, 2] = value  # outside
+    assert not mask[0, 0, 0]
+    fit(broken, mask, TIMING, estimator="nlls")
+    broken[7, 7, 4, 2] = value
+    with pytest.raises(InputError, match=r"1 values .* voxel \(7, 7, 4\), volume 2"):
+        fit(broken, mask, TIMING, estimator="nlls")
+
+
+def test_a_series_that_was_not_divided_by_m0_is_refused(phantom):
+    series, mask, _, _ = phantom
+    with pytest.raises(InputError, match="divide it by M0b"):
+        fit(series * 1000, mask, TIMING)
+
+
+def test_label_minus_control_is_refused(phantom):
+    series, mask, _, _ = phantom
+    with pytest.raises(InputError, match="label minus control"):
+        fit(-np.abs(series) - 1e-4, mask, TIMING)
+
+
+def test_every_registered_estimator_is_a_module_and_a_function():
+    for name, target in ESTIMATORS.items():
+        module, function = target.split(":")
+        assert module.isidentifier(), name
+        assert function.startswith("fit_"), name
+
+
+@pytest.mark.slow
+def test_reference_phantom_at_tsnr_1_5(shared):
+    """Closed form against the truth of the reference phantom, inside the mask."""
+    nib = pytest.importorskip("nibabel")
+    import json
+
+    folder = shared / "reference" / "basil"
+    load = lambda name: np.asarray(nib.load(folder / f"{name}.nii.gz").dataobj)  # noqa: E731
+    timing = json.loads((folder / "params.json").read_text())
+    mask, cbf, att = load("mask") > 0, load("cbf"), load("att")
+    gm, wm = (load(name) > 0.6 for name in ("gm", "wm"))
+    acquisition = Acquisition(timing["tau"], timing["pld"])
+    estimate = fit(load("deltam_tsnr1.5"), mask, acquisition, members=2, voxel_size=(3, 3, 7))
+    assert np.corrcoef(estimate.cbf[mask], cbf[mask])[0, 1] > 0.85
+    assert np.corrcoef(estimate.att[mask], att[mask])[0, 1] > 0.95
+    assert abs(estimate.cbf[gm & mask].mean() / cbf[gm & mask].mean() - 1) < 0.05
+    assert abs(estimate.cbf[wm & mask].mean() / cbf[wm & mask].mean() - 1) < 0.08
