@@ -6,7 +6,6 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ from ..physics.acquisition import Acquisition
 from ..physics.constants import Constants
 from .images import Image, read_image, require_same_grid
 from .m0 import M0, read_m0
-from .preprocess import brain_mask, calibrate, form_pairs
-from .sidecar import Sidecar, dataset_root, entities, read_context, read_sidecar, shorten, split_name
+from .preprocess import Calibration, brain_mask, calibrate, form_pairs
+from .sidecar import Sidecar, entities, read_context, read_sidecar, shorten, split_name
 from .timing import read_slice_timing, read_suppression
+from .tissue import find_tissue
 
 Volume = NDArray[np.float32]
 
@@ -127,25 +127,12 @@ def load_subject(
     m0 = read_m0(image, sidecar, types, settings, notes, steps)
     inside = _mask(mask, image, types, m0, steps)
     _check_values(image, deltam, inside, types)
-    calibration = calibrate(m0.data, inside, settings.partition_coefficient, m0.relaxation)
-    if m0.of_blood:
-        calibration = dataclasses.replace(calibration, m0b=np.where(inside, m0.data, 0).astype(np.float32))
-    steps.append(
-        "M0 given as that of blood: used as it is"
-        if m0.of_blood
-        else f"M0b = M0 / lambda, voxel by voxel (lambda {settings.partition_coefficient:g} ml/g)"
-    )
-    if calibration.lifted:
-        notes.append(
-            f"M0 was below a tenth of its median in {calibration.lifted} mask voxels: replaced by its local median"
-        )
+    calibration = _calibrated(m0, inside, settings, notes, steps)
     scale = np.divide(1.0, calibration.m0b, out=np.zeros_like(calibration.m0b), where=calibration.m0b > 0)
     series = (np.where(inside[..., None], deltam, 0) * scale[..., None]).astype(np.float32)
     name, folder = subject_name(path)
     provenance = {
-        "inputs": {"asl": path, "sidecars": list(dict.fromkeys(sidecar.origin.values())), "aslcontext": context}
-        | ({"m0": m0.path} if m0.path else {})
-        | ({"mask": Path(mask)} if mask else {}),
+        "inputs": _inputs(path, sidecar, context, m0, mask),
         "volumes": {word: types.count(word) for word in dict.fromkeys(types)},
         "m0": {"type": m0.kind, "repetition_time": m0.repetition_time, "relaxation": m0.relaxation},
         "mask": {"source": str(mask) if mask else "made", "voxels": int(inside.sum())},
@@ -159,12 +146,12 @@ def load_subject(
         series=series,
         mask=inside,
         acquisition=acquisition,
-        m0=calibration.m0 if not m0.of_blood else (calibration.m0b * settings.partition_coefficient).astype(np.float32),
+        m0=calibration.m0,
         m0b=calibration.m0b,
         affine=image.affine,
         voxel_size=image.voxel_size,
         path=path,
-        tissue=find_tissue(path, image),
+        tissue=find_tissue(path, folder, image),
         pair_index=index,
         units=str(sidecar.values.get("Units", "arbitrary"))[:40],
         provenance=provenance,
@@ -182,6 +169,35 @@ _REPORTED = (
     "BackgroundSuppression",
     "BackgroundSuppressionNumberPulses",
 )
+
+
+def _calibrated(
+    m0: M0, inside: NDArray[np.bool_], constants: Constants, notes: list[str], steps: list[str]
+) -> Calibration:
+    """M0 of tissue and of blood, from either."""
+    ratio = constants.partition_coefficient
+    if m0.of_blood:
+        steps.append("M0 given as that of blood: used as it is")
+        return Calibration(m0.data * np.float32(ratio), np.where(inside, m0.data, 0).astype(np.float32), 0)
+    calibration = calibrate(m0.data, inside, ratio, m0.relaxation)
+    steps.append(f"M0b = M0 / lambda, voxel by voxel (lambda {ratio:g} ml/g)")
+    if calibration.lifted:
+        where = f"{calibration.lifted} mask voxels"
+        notes.append(f"M0 was below a tenth of its median in {where}: replaced by its local median")
+    return calibration
+
+
+def _inputs(
+    path: Path, sidecar: Sidecar, context: Path, m0: M0, mask: str | Path | None
+) -> dict[str, Path | list[Path]]:
+    """Every file that was read, by its part."""
+    files: dict[str, Path | list[Path]] = {"asl": path, "sidecars": list(dict.fromkeys(sidecar.origin.values()))}
+    files["aslcontext"] = context
+    if m0.path:
+        files["m0"] = m0.path
+    if mask:
+        files["mask"] = Path(mask)
+    return files
 
 
 def _check_labeling(sidecar: Sidecar) -> None:
@@ -303,28 +319,3 @@ def _check_values(image: Image, deltam: Volume, inside: NDArray[np.bool_], types
         raise InputError(
             f"{image.path}: control minus label is zero everywhere in the mask; expected a perfusion signal"
         )
-
-
-def find_tissue(path: Path, image: Image) -> dict[str, Volume] | None:
-    """Partial volumes of gray and white matter by BIDS name (label-GM_probseg, label-WM_probseg) on the series' grid.
-
-    Looked for beside the series, in the subject's anat folder, and in the same places under derivatives/*.
-    """
-    root = dataset_root(path)
-    _, folder = subject_name(path)
-    places = [path.absolute().parent]
-    if root is not None:
-        tops = [root, *sorted((root / "derivatives").glob("*/"))]
-        places += [top / folder / kind for top in tops for kind in ("perf", "anat")]
-    found: dict[str, Volume] = {}
-    pattern = partial("{}_*label-{}_probseg.nii*".format, folder.split("/")[0])
-    for key, label in (("gm", "GM"), ("wm", "WM")):
-        for file in (file for place in places for file in sorted(place.glob(pattern(label)))):
-            try:
-                candidate = read_image(file, dimensions=(3,))
-                require_same_grid(candidate, image, "tissue map")
-            except InputError:  # another grid (fMRIPrep's T1w space) or not an image: not usable here, look further
-                continue
-            found[key] = np.clip(np.nan_to_num(candidate.data), 0, 1)
-            break
-    return found if len(found) == 2 else None

@@ -122,7 +122,7 @@ def split_name(path: Path) -> tuple[str, str]:
 
 def entities(stem: str) -> dict[str, str]:
     """BIDS entities of a name: 'sub-01_run-2_asl' gives {'sub': '01', 'run': '2'}."""
-    return dict(match.groups() for match in re.finditer(r"(?:^|_)([a-z]+)-([A-Za-z0-9]+)(?=_|$)", stem))
+    return {match[1]: match[2] for match in re.finditer(r"(?:^|_)([a-z]+)-([A-Za-z0-9]+)(?=_|$)", stem)}
 
 
 def dataset_root(path: Path) -> Path | None:
