@@ -188,3 +188,23 @@ def tissue_bias(bias: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
         if axes.get_title():
             axes.axvline(0, color="0.3", linewidth=1)
     return figure
+
+
+def slices_through(region: Mask, count: int = 4) -> list[int]:
+    """Evenly spaced axial slices through the whole of a region."""
+    filled = np.flatnonzero(region.any(axis=(0, 1)))
+    return sorted({round(float(k)) for k in np.linspace(filled[0], filled[-1], count)})
+
+
+@styled
+def variants(rows: Sequence[tuple[str, str, Map, Mask]], slices: Sequence[int]) -> Figure:
+    """A row for each (quantity, title, map, mask): maps of different brains below each other; ATT up to 3 s."""
+    figure, grid = subplots(len(rows), len(slices), figsize=(1.55 * len(slices) + 1.6, 2.0 * len(rows)), squeeze=False)
+    for axes_row, (key, title, values, mask) in zip(grid, rows, strict=True):
+        known = QUANTITIES[key]
+        quantity = Quantity(known.name, known.unit, known.cmap, known.low, 3.0 if key == "att" else known.high)
+        for axes, k in zip(axes_row, slices, strict=True):
+            image = draw_slice(axes, values, mask, k, quantity)
+        axes_row[0].set_title(title, loc="left")
+        colorbar(image, axes_row, quantity).set_label(f"{quantity.name}\n({quantity.unit})")
+    return figure

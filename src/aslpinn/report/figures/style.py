@@ -58,7 +58,7 @@ class Quantity:
 QUANTITIES = {
     "cbf": Quantity("CBF", "ml/100 g/min", "inferno", 0.0, 80.0),
     "att": Quantity("ATT", "s", "viridis", 0.5, 2.0),
-    "m0": Quantity("M0", "relative", "gray", 0.0, 1.0),
+    "m0": Quantity("M0", "relative", "gray", 0.5, 1.05),
     "gm": Quantity("Gray matter", "partial volume", "gray", 0.0, 1.0),
     "wm": Quantity("White matter", "partial volume", "gray", 0.0, 1.0),
     "cbf_sd": Quantity("SD of CBF", "ml/100 g/min", "magma", 0.0, 20.0),
