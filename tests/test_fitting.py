@@ -43,7 +43,7 @@ def test_closed_form_recovers_a_smooth_phantom(phantom):
 @pytest.mark.slow
 def test_increments_find_cbf_where_pointwise_loses_it(phantom):
     series, mask, cbf, _ = phantom
-    settings = {"members": 1, "epochs": 60, "batch": 300, "seed": 1}
+    settings = {"members": 1, "epochs": 60, "batch": 300, "seed": 1, "base": 6, "finest": 48}
     bias = {}
     for objective in ("increments", "pointwise"):
         estimate = fit(series, mask, TIMING, objective=objective, **settings)

@@ -118,12 +118,12 @@ class History:
     best: int = -1
 
 
-def configure(request: Request, base: FitConfig | None = None, **overrides: object) -> FitConfig:
-    """The preset with the request's members, epochs and seed, and any field by name.
+def configure(request: Request, start: FitConfig | None = None, /, **overrides: object) -> FitConfig:
+    """The preset (or `start`) with the request's members, epochs and seed, and any field by name.
 
     Where epochs change and t_max is not given, the annealing period follows the epochs.
     """
-    config = PRESETS[request.preset] if base is None else base
+    config = PRESETS[request.preset] if start is None else start
     changes: dict[str, object] = {"seed": request.seed}
     if request.members is not None:
         changes["members"] = request.members

@@ -46,7 +46,7 @@ def grid_search(
     halvings : int
         Times that the interval around the best grid point is halved.
     att_weight : float
-        Weight, in squared signal per s^2, of a penalty on ATT's distance from TYPICAL_ATT where the grid point is chosen.
+        Weight, in squared signal per s^2, of a penalty on a grid point's squared distance from TYPICAL_ATT.
 
     Returns
     -------
