@@ -100,6 +100,7 @@ def _fit(arguments: argparse.Namespace) -> int:
             voxel_size=subject.voxel_size,
             progress=progress,
             guide=subject.m0,
+            **({"vb_start": arguments.vb_start} if arguments.vb_start else {}),
         )
     written = write_estimate(subject, estimate, arguments.out)
     inside = subject.mask
@@ -237,6 +238,7 @@ def _add_fit(commands: Any) -> None:
     command.add_argument("--seed", type=_seed, default=0, metavar="N")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     command.add_argument("--engine", choices=("auto", "torch", "fused", "tinycudann"), default="auto")
+    command.add_argument("--vb-start", choices=("grid", "prior"), help="vb, svb: an ATT grid, or BASIL's single start")
 
 
 def _add_check(commands: Any) -> None:
