@@ -112,6 +112,7 @@ def run(
     voxel_size: tuple[float, float, float] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    keep: dict[tuple[str, str, float, int], Estimate] | None = None,
 ) -> list[Score]:
     """Fit phantoms with estimators and score every map.
 
@@ -125,6 +126,8 @@ def run(
         Estimator -> its options for `aslpinn.fit`.
     progress : callable
         Called with (done, total, message) before each fit and at the end.
+    keep : dict, optional
+        Filled with the fits: (estimator, phantom, tsnr, seed) -> Estimate.
 
     Raises
     ------
@@ -167,6 +170,8 @@ def run(
                         Score(estimator, brain, tsnr, seed, region, metric, value, round(seconds, 3))
                         for (region, metric), value in score(phantom, estimate).items()
                     ]
+                    if keep is not None:
+                        keep[estimator, brain, tsnr, seed] = estimate
                     done += 1
     if progress:
         progress(total, total, "done")
