@@ -187,6 +187,8 @@ def tissue_bias(bias: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     for axes in figure.axes:
         if axes.get_title():
             axes.axvline(0, color="0.3", linewidth=1)
+            axes.margins(x=0.12)
+            axes.autoscale_view()
     return figure
 
 
