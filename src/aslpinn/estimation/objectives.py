@@ -107,7 +107,7 @@ def increments(
 
     t1, t2 are successive times of a voxel, acquired and collocated, sorted by t = tau + PLD. fitted (n, K) is f_tissue
     at `times`. An increment is the integral of the rate over the interval, so that a rise which falls between
-    two samples counts in full; a slope at the samples sees about half of it.
+    two samples counts in full; a slope at the samples sees a part of it.
     """
     data = weighted_square(measured - fitted[:, : measured.shape[1]], weight)
     signal = scale * delta_m(cbf[:, None], att[:, None], times.pld, times.tau, constants)

@@ -42,13 +42,22 @@ def slope_between_samples(
 def matched_cbf(shares: Mapping[str, Mapping[int, Float]]) -> Figure:
     """CBF that matching slopes finds, in percent of the truth: series -> collocation times -> (voxels,) shares.
 
-    Mean and SD over voxels against the number of collocation times, with a line at 100.
+    Median and quartiles over voxels against the number of collocation times, with a line at 100.
     """
     figure, axes = subplots(figsize=(6.4, 3.6))
     for color, marker, (name, by_count) in zip(CATEGORICAL, MARKERS, shares.items(), strict=False):
         counts = np.array(list(by_count), dtype=float)
-        mean, sd = (np.array([100 * f(v) for v in by_count.values()]) for f in (np.mean, np.std))
-        axes.errorbar(counts, mean, sd, marker=marker, color=color, label=name, capsize=3, linewidth=1.4)
+        low, middle, high = np.array([np.percentile(100 * v, (25, 50, 75)) for v in by_count.values()]).T
+        axes.errorbar(
+            counts,
+            middle,
+            (middle - low, high - middle),
+            marker=marker,
+            color=color,
+            label=name,
+            capsize=3,
+            linewidth=1.4,
+        )
     axes.axhline(100, color="0.3", linewidth=1)
     axes.set_xscale("log")
     ticks = list(next(iter(shares.values())))
