@@ -100,8 +100,10 @@ def objective_scores(scores: Mapping[str, Mapping[str, float]]) -> Figure:
     for axes, (label, values) in zip(grid.flat, scores.items(), strict=False):
         numbers = np.array([values[name] for name in names])
         bars = axes.barh(range(len(names)), numbers, color=CATEGORICAL[: len(names)], height=0.65)
-        digits = ".0f" if np.abs(numbers).max() > 5 else ".2f"
-        axes.bar_label(bars, [f"{number:{digits}}" for number in numbers], padding=3, fontsize=9)
+        digits = 0 if np.abs(numbers).max() > 5 else 2
+        axes.bar_label(
+            bars, [f"{round(number, digits) + 0.0:.{digits}f}" for number in numbers.tolist()], padding=3, fontsize=9
+        )
         low, high = min(0.0, float(numbers.min())), max(0.0, float(numbers.max()))
         margin = 0.28 * (high - low)
         axes.set_xlim(low - margin * (low < 0), high + margin)
