@@ -1,0 +1,157 @@
+"""Fetching public data from a loopback server: what arrives, and what happens when it does not arrive whole."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from aslpinn.data import fetch as module
+from aslpinn.data.fetch import fetch, registry
+from aslpinn.errors import InputError
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder; `server.trouble` maps the end of a path to what goes wrong with it."""
+
+    def log_message(self, *args) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)  # type: ignore[attr-defined]
+        trouble = next((what for end, what in self.server.trouble.items() if self.path.endswith(end)), None)  # type: ignore[attr-defined]
+        file = Path(self.translate_path(self.path))
+        if trouble is None or not file.is_file():
+            super().do_GET()
+            return
+        content = file.read_bytes()
+        self.send_response(500 if trouble == "fails" else 200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if trouble == "wrong":
+            self.wfile.write(bytes(len(content)))
+        elif trouble == "cut":
+            self.wfile.write(content[: len(content) // 2])
+        self.close_connection = True
+
+
+@pytest.fixture
+def server(shared: Path) -> Iterator[http.server.ThreadingHTTPServer]:
+    handler = partial(Handler, directory=str(shared / "data" / "fetch" / "mirror"))
+    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    made.trouble, made.asked = {}, []  # type: ignore[attr-defined]
+    made.url = f"http://127.0.0.1:{made.server_port}"  # type: ignore[attr-defined]
+    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread.start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+def same_dataset(made: Path, expected: Path) -> None:
+    for file in expected.rglob("*"):
+        twin = made / file.relative_to(expected)
+        if file.name == "README" or file.is_dir():
+            assert twin.exists()
+        elif file.name.endswith(".nii.gz"):
+            ours, theirs = nib.load(twin), nib.load(file)
+            np.testing.assert_array_equal(np.asanyarray(ours.dataobj), np.asanyarray(theirs.dataobj))
+            np.testing.assert_array_equal(ours.affine, theirs.affine)
+            assert ours.get_data_dtype() == theirs.get_data_dtype()
+            assert ours.header.get_xyzt_units() == theirs.header.get_xyzt_units()
+        elif file.suffix == ".json":
+            assert json.loads(twin.read_text()) == json.loads(file.read_text()), file.name
+        else:
+            assert twin.read_text() == file.read_text(), file.name
+    assert {f.relative_to(made) for f in made.rglob("*")} == {f.relative_to(expected) for f in expected.rglob("*")}
+
+
+def test_tepcasl_equals_the_reference(server, shared, tmp_path) -> None:
+    made = fetch("asltk-tepcasl", tmp_path / "new", base_url=server.url, cache=tmp_path / "cache")
+    assert made == tmp_path / "new" / "asltk-tepcasl"
+    same_dataset(made, shared / "data" / "asltk-tepcasl")
+    assert not (tmp_path / "cache").exists()
+    asked = len(server.asked)
+    assert fetch("asltk-tepcasl", tmp_path / "new", base_url=server.url) == made  # complete: nothing is asked again
+    assert len(server.asked) == asked
+
+
+@pytest.mark.slow
+def test_oxford_equals_the_reference_and_names_nobody(server, shared, tmp_path) -> None:
+    made = fetch("oxford-mpld", tmp_path, base_url=server.url, cache=tmp_path / "cache")
+    same_dataset(made, shared / "data" / "oxford-mpld")
+    text = " ".join(
+        f.read_text().lower() for f in made.rglob("*") if f.suffix in (".json", ".tsv") or f.name == "README"
+    )
+    header = bytes(nib.load(made / "sub-01/perf/sub-01_asl.nii.gz").header.binaryblock).lower()
+    for word in ("patientname", "patientid", "birth", "palmetto", "serial"):
+        assert word not in text
+        assert word.encode() not in header
+    assert not list(tmp_path.rglob("*.dcm"))
+
+
+@pytest.mark.parametrize(
+    ("trouble", "says"), [("wrong", "sha256"), ("cut", "broke off"), ("empty", "broke off"), ("fails", "answered 500")]
+)
+def test_a_broken_file_leaves_nothing_and_a_second_run_goes_on(server, shared, tmp_path, trouble, says) -> None:
+    server.trouble = {"m0.nii.gz": trouble}
+    with pytest.raises(InputError, match=says) as caught:
+        fetch("asltk-tepcasl", tmp_path / "to", base_url=server.url, cache=tmp_path / "cache")
+    assert "m0.nii.gz" in str(caught.value)
+    assert str(caught.value).count("\n") <= 2
+    assert not list((tmp_path / "to").iterdir())
+    kept = [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
+    assert [file.name for file in kept] == ["pcasl_mte.nii.gz"]  # whole and verified; no half file
+    server.trouble, server.asked[:] = {}, []
+    made = fetch("asltk-tepcasl", tmp_path / "to", base_url=server.url, cache=tmp_path / "cache")
+    same_dataset(made, shared / "data" / "asltk-tepcasl")
+    assert not any("pcasl_mte" in path for path in server.asked)  # not downloaded twice
+
+
+def test_ctrl_c_leaves_nothing_in_the_destination(server, tmp_path, monkeypatch) -> None:
+    def interrupt(*args) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nib, "save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fetch("asltk-tepcasl", tmp_path / "to", base_url=server.url, cache=tmp_path / "cache")
+    assert not list((tmp_path / "to").iterdir())
+
+
+def test_mirrors_may_lie_at_the_root_or_at_the_repository(server, tmp_path) -> None:
+    fetch("asltk-tepcasl", tmp_path, base_url=f"{server.url}/LOAMRI/asltk/", cache=tmp_path / "cache")
+    with pytest.raises(InputError, match="answered 404"):
+        fetch("oxford-mpld", tmp_path, base_url=f"{server.url}/elsewhere", cache=tmp_path / "cache2")
+
+
+def test_no_network_unknown_names_and_occupied_folders_are_said(tmp_path) -> None:
+    with pytest.raises(InputError, match="is there a network"):
+        fetch("asltk-tepcasl", tmp_path / "a", base_url="http://127.0.0.1:9", cache=tmp_path / "cache")
+    with pytest.raises(InputError, match="oxford-mpld or asltk-tepcasl"):
+        fetch("oxford", tmp_path)
+    with pytest.raises(InputError, match="http"):
+        fetch("asltk-tepcasl", tmp_path / "a", base_url="ftp://x", cache=tmp_path / "cache")
+    (tmp_path / "b" / "oxford-mpld").mkdir(parents=True)
+    with pytest.raises(InputError, match="exists"):
+        fetch("oxford-mpld", tmp_path / "b")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        fetch("asltk-tepcasl", tmp_path / "file", cache=tmp_path / "cache")
+
+
+def test_registry_is_whole_and_upstream_is_pinned(shared) -> None:
+    for name, source in module.sources().items():
+        known = registry(name)
+        for line in (shared / "data" / "fetch" / f"{name}.registry").read_text().splitlines():
+            path, checksum = line.split()
+            assert known[path] == checksum
+        assert len(source.commit) == 40
+        address = module._addresses(source, None)[0]
+        assert address == f"https://raw.githubusercontent.com/{source.owner}/{source.repository}/{source.commit}/"
