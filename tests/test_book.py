@@ -166,6 +166,7 @@ def browser(tmp_path_factory):
 @pytest.mark.parametrize("name", [*CHAPTERS, "subjects/sub-virtual01.html", "index.html", "book/notation.html"])
 def test_a_browser_shows_mathematics_and_figures_without_an_error(browser, address, name):
     context = browser.new_context()
+    context.set_default_timeout(120_000)
     page = context.new_page()
     errors: list[str] = []
     outside: list[str] = []
@@ -178,7 +179,7 @@ def test_a_browser_shows_mathematics_and_figures_without_an_error(browser, addre
     page.goto(f"{address}/{name}", wait_until="load")
     wants_mathematics = name in CHAPTERS or name == "book/notation.html"
     if wants_mathematics:
-        page.wait_for_selector("article mjx-container", state="attached", timeout=30_000)
+        page.wait_for_selector("article mjx-container", state="attached", timeout=120_000)
         page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise")
         page.evaluate("MathJax.startup.promise.then(() => true)")
         assert page.locator("article mjx-container mjx-math").count() > 0
