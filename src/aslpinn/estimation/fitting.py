@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from .problem import Floats, Problem, Request
 
 __all__ = [
     "PRESETS",
+    "AutogradTrainer",
     "Fields",
     "FitConfig",
     "History",
@@ -28,6 +30,7 @@ __all__ = [
     "configure",
     "evaluate",
     "learning_rate",
+    "make_trainer",
     "minibatches",
     "positions",
     "train",
@@ -227,6 +230,49 @@ def batch_losses(
     )
 
 
+class Trainer(Protocol):
+    """An engine that takes training steps."""
+
+    def step(self, subset: Tensor, lr: float, generator: torch.Generator) -> dict[str, float]:
+        """Take an AdamW step on a batch of voxels; its losses before the step."""
+
+    def sync(self) -> None:
+        """Bring the fields' parameters up to date."""
+
+
+class AutogradTrainer:
+    """PyTorch's autograd and AdamW: the reference, on any device and for any setting."""
+
+    def __init__(self, fields: Fields, indices: list[HashIndex], data: TrainingData, config: FitConfig) -> None:
+        self.fields, self.indices, self.data, self.config = fields, indices, data, config
+        fused = data.signal.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.AdamW(
+            fields.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=fused, eps=1e-8
+        )
+
+    def step(self, subset: Tensor, lr: float, generator: torch.Generator) -> dict[str, float]:
+        """Take an AdamW step on a batch of voxels; its losses before the step."""
+        self.optimizer.param_groups[0]["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        subset = subset.to(self.data.signal.device)
+        losses = batch_losses(self.fields, self.indices, self.data, self.config, subset, generator)
+        losses["total"].backward()
+        self.optimizer.step()
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def sync(self) -> None:
+        """Nothing to do: the optimizer works on the fields' parameters."""
+
+
+def make_trainer(fields: Fields, indices: list[HashIndex], data: TrainingData, config: FitConfig) -> Trainer:
+    """The compiled step where the fields' engine is "fused" and can do what the config asks, else autograd."""
+    from .fused import FusedTrainer, unsupported
+
+    if fields.parameter_field.encoding.engine_in_use() == "fused" and not unsupported(data, config):
+        return FusedTrainer(fields, indices, data, config)
+    return AutogradTrainer(fields, indices, data, config)
+
+
 def train(
     fields: Fields,
     data: TrainingData,
@@ -245,24 +291,18 @@ def train(
     """
     generator = torch.Generator().manual_seed(seed)
     indices = fields.precompute(data.positions)
-    fused = data.signal.device.type in ("cpu", "cuda")
-    optimizer = torch.optim.AdamW(
-        fields.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=fused, eps=1e-8
-    )
+    trainer = make_trainer(fields, indices, data, config)
     n = len(data.signal)
     per_epoch = math.ceil(n / config.batch)
     history, best_state, step = History(), None, 0
     for epoch in range(config.epochs):
         sums: dict[str, float] = {}
         for subset in minibatches(n, config.batch, generator):
-            optimizer.param_groups[0]["lr"] = learning_rate(config, epoch, step, per_epoch * config.epochs)
-            optimizer.zero_grad(set_to_none=True)
-            losses = batch_losses(fields, indices, data, config, subset.to(data.signal.device), generator)
-            losses["total"].backward()
-            optimizer.step()
+            lr = learning_rate(config, epoch, step, per_epoch * config.epochs)
             step += 1
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) * len(subset) / n
+            for name, value in trainer.step(subset, lr, generator).items():
+                sums[name] = sums.get(name, 0.0) + value * len(subset) / n
+        trainer.sync()
         _check_finite(sums, epoch, config)
         if data.held_out is not None:
             sums["held-out"] = held_out_error(fields, indices, data)

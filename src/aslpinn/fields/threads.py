@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 from ..errors import InputError
 
 
@@ -26,3 +31,28 @@ def get_threads() -> tuple[int, int]:
     import torch
 
     return torch.get_num_threads(), numba.get_num_threads()
+
+
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+
+
+def on_threads(kernel: Callable[..., None], *arguments: Any) -> None:
+    """Call kernel(thread, threads, *arguments) on every one of Numba's threads, this one being the first.
+
+    For compiled kernels that release the interpreter's lock. They wait without spinning, compile faster than Numba's
+    own parallel loops, and may be called from several threads. The first error of a thread is raised.
+    """
+    from numba import get_num_threads
+
+    threads = get_num_threads()
+    if threads == 1:
+        return kernel(0, 1, *arguments)
+    key = (os.getpid(), threads)  # threads do not live on in a forked process
+    if key not in _pools:
+        _pools[key] = ThreadPoolExecutor(threads - 1, thread_name_prefix="aslpinn")
+    others = [_pools[key].submit(kernel, thread, threads, *arguments) for thread in range(1, threads)]
+    try:
+        kernel(0, threads, *arguments)
+    finally:
+        for other in others:
+            other.result()

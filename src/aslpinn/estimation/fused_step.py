@@ -1,0 +1,275 @@
+"""One compiled training step: codes, both fields, residuals and every gradient, block by block of LANES voxels.
+
+A unit of work is a fixed share of a batch's blocks with its own sum of weight gradients; units are added up in their
+order, so results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from ..fields.fused import (
+    ENTRY,
+    KERNEL,
+    LANES,
+    ONCE,
+    add_bias,
+    add_outer,
+    add_rows,
+    backward,
+    copy,
+    f32,
+    forward,
+    multiply,
+)
+from ..fields.fused_table import adamw, gather_block
+from .fused_physics import (
+    ATT,
+    CBF,
+    G_ATT,
+    G_CBF,
+    MEASURED,
+    PLD,
+    SLOPE,
+    TAU,
+    WEIGHT,
+    buxton,
+    closed_form_residual,
+    data_residual,
+    increment_residual,
+    rate_residual,
+)
+from .fused_samples import add_times, add_times_gradient, stage
+
+CLOSED_FORM, INCREMENTS, DERIVATIVE, ODE = range(4)
+
+
+class Table(NamedTuple):
+    """A hash table with the precomputed rows and weights of all voxels."""
+
+    table: Any  # (rows, features)
+    rows: Any  # (N, levels, 8) uint32
+    weights: Any  # (N, levels, 8)
+
+
+class Work(NamedTuple):
+    """Buffers of each thread (first axis), reused from step to step; networks are f_ode, ATT's own, f_tissue."""
+
+    code: Any  # (threads, 2, 3, inputs * LANES): codes of two encodings, their gradients, spare
+    place: Any  # (threads, 2, hidden * LANES): f_tissue's first layer before time is added, and its gradient
+    buffers: Any  # (threads, 3 networks, 4, layers * hidden * LANES): value, slope, before, tangent of `forward`
+    gradient: Any  # (threads, 3, hidden * LANES)
+    out: Any  # (threads, 3 networks, 4, 2 * LANES): outputs, their rates, and gradients of both
+    at: Any  # (threads, 4, LANES): cbf, att, their gradients
+    model: Any  # (threads, 7 * LANES), rows of `buxton`
+    lane: Any  # (threads, 12 * LANES)
+    order: Any  # (threads, LANES) int64
+
+
+@njit(**KERNEL)
+def first_layer(theta: Any, net: Any, code: Any, y: Any) -> None:
+    """Write W x + b of a network's first layer, without time."""
+    multiply(theta, net.base, net.inputs, 1, net.hidden, net.inputs, code, y)
+    add_bias(theta, net.base + net.hidden * net.inputs, net.hidden, y)
+
+
+@njit(**KERNEL)
+def first_layer_gradient(theta: Any, net: Any, code: Any, g: Any, grad: Any, g_code: Any) -> None:
+    """Add the gradients of `first_layer`'s weights; write that of the code."""
+    add_outer(g, code, net.hidden, net.inputs, grad, net.base)
+    add_rows(g, net.hidden, grad, net.base + net.hidden * net.inputs)
+    multiply(theta, net.base, 1, net.inputs, net.inputs, net.hidden, g, g_code)
+
+
+@njit(**ONCE)
+def closed_form_block(batch: Any, points: Any, physics: Any, factor: Any, at: Any, model: Any, lane: Any) -> Any:
+    """Residuals of the closed form of one block of voxels; the sum of squares. at (4, LANES): cbf, att, gradients."""
+    total = 0.0
+    own_weight, own_pld = batch.weight.shape[0] > 1, batch.pld.shape[0] > 1
+    copy(at[0], lane[CBF : CBF + LANES])
+    copy(at[1], lane[ATT : ATT + LANES])
+    lane[SLOPE : SLOPE + LANES] = f32(0.0)
+    for d in range(batch.signal.shape[1]):
+        for s in range(LANES):
+            p = points[s if s < points.size else 0]
+            lane[MEASURED + s] = batch.signal[p, d]
+            lane[WEIGHT + s] = batch.weight[p if own_weight else 0, d] if s < points.size else f32(0.0)
+            lane[PLD + s] = batch.pld[p if own_pld else 0, d]
+            lane[TAU + s] = batch.tau[d]
+        buxton(lane, physics, model)
+        total += closed_form_residual(lane, model, factor, at[2], at[3])
+    return total
+
+
+@njit(**ONCE)
+def signal_block(
+    theta: Any,
+    net: Any,
+    batch: Any,
+    points: Any,
+    drawn: Any,
+    physics: Any,
+    objective: int,
+    factors: Any,
+    work: Any,
+    thread: int,
+    grad: Any,
+    sums: Any,
+) -> None:
+    """f_tissue at all times of one block of voxels: residuals, gradients; adds data and physics sums to sums (2,).
+
+    drawn (n, collocation) in [0, 1): where the collocation times of the block's voxels fall.
+    """
+    times = batch.signal.shape[1] + drawn.shape[1]
+    rate, together = objective >= DERIVATIVE, LANES // times
+    buffers, out, gradient, place = (
+        work.buffers[thread, 2],
+        work.out[thread, 2],
+        work.gradient[thread],
+        work.place[thread],
+    )
+    lane, model, at, flat = work.lane[thread], work.model[thread], work.at[thread], out.ravel()
+    for begin in range(0, points.size, together):
+        count = min(together, points.size - begin)
+        stage(batch, points, drawn, at, begin, count, lane)
+        add_times(theta, net, place[0], begin, count, times, lane, buffers[0], buffers[2])
+        forward(theta, net, buffers, out, rate)
+        buxton(lane, physics, model)
+        sums[0] += data_residual(lane, factors[0], flat)
+        if rate:
+            unit = f32(batch.time_scale)
+            sums[1] += rate_residual(lane, model, factors[1], unit, physics, objective == ODE, flat)
+        else:
+            sums[1] += increment_residual(lane, model, count, times, factors[1], work.order[thread], flat)
+        backward(theta, net, buffers, out, gradient, grad, rate)
+        add_times_gradient(net, gradient, begin, count, times, lane, rate, grad, place[1])
+        for v in range(count):
+            for k in range(v * times, (v + 1) * times):
+                at[2, begin + v] += lane[G_CBF + k]
+                at[3, begin + v] += lane[G_ATT + k]
+
+
+@njit(**ONCE)
+def block(
+    theta: Any,
+    nets: Any,
+    first: Any,
+    second: Any,
+    batch: Any,
+    points: Any,
+    drawn: Any,
+    physics: Any,
+    objective: int,
+    factors: Any,
+    work: Any,
+    thread: int,
+    grad: Any,
+    g_first: Any,
+    g_second: Any,
+    sums: Any,
+) -> None:
+    """Losses and gradients of one block of voxels: adds to grad and sums, writes g_first and g_second (n, width)."""
+    ode, att_net, tissue = nets
+    code, buffers, out = work.code[thread], work.buffers[thread], work.out[thread]
+    gradient, place, at = work.gradient[thread], work.place[thread], work.at[thread]
+    gather_block(first.table, first.rows, first.weights, points, code[0, 0])
+    first_layer(theta, ode, code[0, 0], buffers[0, 0])
+    forward(theta, ode, buffers[0], out[0], False)
+    own = att_net.hidden > 0  # ATT has its own encoding and network
+    if own:
+        gather_block(second.table, second.rows, second.weights, points, code[1, 0])
+        first_layer(theta, att_net, code[1, 0], buffers[1, 0])
+        forward(theta, att_net, buffers[1], out[1], False)
+    for s in range(LANES):
+        at[0, s] = f32(batch.cbf_scale) * np.exp(out[0, 0, s])
+        at[1, s] = f32(batch.att_scale) * np.exp(out[1 if own else 0, 0, LANES + s])
+        at[2, s] = f32(0.0)
+        at[3, s] = f32(0.0)
+    if objective == CLOSED_FORM:
+        sums[0] += closed_form_block(batch, points, physics, factors[0], at, work.model[thread], work.lane[thread])
+    else:
+        first_layer(theta, tissue, code[0, 0], place[0])
+        place[1, :] = f32(0.0)
+        signal_block(
+            theta, tissue, batch, points, drawn, physics, objective, factors, work, thread, grad, sums
+        )  # fmt: skip
+    for s in range(LANES):
+        out[0, 2, s] = at[2, s] * at[0, s]
+        out[0, 2, LANES + s] = f32(0.0) if own else at[3, s] * at[1, s]
+        out[1, 2, s] = f32(0.0)
+        out[1, 2, LANES + s] = at[3, s] * at[1, s]
+    backward(theta, ode, buffers[0], out[0], gradient, grad, False)
+    first_layer_gradient(theta, ode, code[0, 0], gradient[0], grad, code[0, 1])
+    if objective != CLOSED_FORM:
+        first_layer_gradient(theta, tissue, code[0, 0], place[1], grad, code[0, 2])
+        add(code[0, 2], code[0, 1])
+    spread(code[0, 1], g_first)
+    if own:
+        backward(theta, att_net, buffers[1], out[1], gradient, grad, False)
+        first_layer_gradient(theta, att_net, code[1, 0], gradient[0], grad, code[1, 1])
+        spread(code[1, 1], g_second)
+
+
+@njit(**KERNEL)
+def add(x: Any, y: Any) -> None:
+    """Add x to y."""
+    for q in range(y.size):
+        y[q] += x[q]
+
+
+@njit(**KERNEL)
+def spread(lanes: Any, rows: Any) -> None:
+    """Write (width, LANES) values into (n, width) rows of voxels."""
+    for s in range(rows.shape[0]):
+        for c in range(rows.shape[1]):
+            rows[s, c] = lanes[c * LANES + s]
+
+
+@njit(**ENTRY)
+def gradients(
+    thread: int,
+    threads: int,
+    theta: Any,
+    nets: Any,
+    first: Any,
+    second: Any,
+    batch: Any,
+    points: Any,
+    drawn: Any,
+    physics: Any,
+    objective: int,
+    factors: Any,
+    work: Any,
+    partial: Any,
+    g_first: Any,
+    g_second: Any,
+    sums: Any,
+) -> None:
+    """Losses and gradients of a batch of voxels `points` (n,): one thread's share of the units.
+
+    partial (units, weights) and sums (units, 2), data and physics, are overwritten; so are g_first and g_second
+    (n, levels * features), the gradients of the codes. factors (2,): of the data and of the physics sum in the loss.
+    """
+    units = partial.shape[0]
+    for unit in range(thread, units, threads):
+        partial[unit, :] = f32(0.0)
+        sums[unit, :] = 0.0
+        for start in range(unit * LANES, points.size, units * LANES):
+            end = min(start + LANES, points.size)
+            block(
+                theta, nets, first, second, batch, points[start:end], drawn[start:end], physics, objective, factors,
+                work, thread, partial[unit], g_first[start:end], g_second[start:end], sums[unit],
+            )  # fmt: skip
+
+
+@njit(**ENTRY)
+def weights_step(partial: Any, total: Any, theta: Any, m: Any, v: Any, rates: Any) -> None:
+    """Add up the units' gradients in their order into total (weights,), and take an AdamW step."""
+    total[:] = f32(0.0)
+    for unit in range(partial.shape[0]):
+        for q in range(total.size):
+            total[q] += partial[unit, q]
+    adamw(theta, m, v, total, rates)
