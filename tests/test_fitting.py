@@ -46,7 +46,7 @@ def test_increments_find_cbf_where_pointwise_loses_it(phantom):
     settings = {"members": 1, "epochs": 60, "batch": 300, "seed": 1, "base": 6, "finest": 48}
     bias = {}
     for objective in ("increments", "pointwise"):
-        estimate = fit(series, mask, TIMING, objective=objective, **settings)
+        estimate = fit(series, mask, TIMING, preset="network", objective=objective, **settings)
         bias[objective] = (estimate.cbf[mask] / cbf[mask]).mean() - 1
     assert abs(bias["increments"]) < 0.08
     assert bias["pointwise"] < -0.25
@@ -56,7 +56,8 @@ def test_same_seed_same_maps_other_seed_other_maps(phantom):
     series, mask, _, _ = phantom
     for objective in ("closed-form", "increments", "pointwise"):
         first, again, other = (
-            fit(series, mask, TIMING, objective=objective, seed=seed, **QUICK).cbf for seed in (3, 3, 4)
+            fit(series, mask, TIMING, preset="network", objective=objective, seed=seed, **QUICK).cbf
+            for seed in (3, 3, 4)
         )
         assert np.array_equal(first, again)
         assert not np.allclose(first, other)
@@ -65,7 +66,9 @@ def test_same_seed_same_maps_other_seed_other_maps(phantom):
 def test_ensemble_reports_its_members_its_settings_and_a_positive_spread(phantom):
     series, mask, _, _ = phantom
     calls = []
-    estimate = fit(series, mask, TIMING, members=3, epochs=4, batch=400, progress=lambda *a: calls.append(a))
+    estimate = fit(
+        series, mask, TIMING, preset="network", members=3, epochs=4, batch=400, progress=lambda *a: calls.append(a)
+    )
     assert len(estimate.info["history"]) == 3
     assert len(estimate.info["history"][0]["total"]) == 4
     assert estimate.settings["members"] == 3
@@ -81,7 +84,17 @@ def test_held_out_samples_stop_a_fit_that_follows_noise(phantom, rng):
     series, mask, _, _ = phantom
     noisy = series + 0.5 * series.max() * rng.standard_normal(series.shape)
     estimate = fit(
-        noisy, mask, TIMING, members=1, epochs=60, batch=300, held_out=0.2, patience=5, finest=512, schedule="constant"
+        noisy,
+        mask,
+        TIMING,
+        preset="network",
+        members=1,
+        epochs=60,
+        batch=300,
+        held_out=0.2,
+        patience=5,
+        finest=512,
+        schedule="constant",
     )
     history = estimate.info["history"][0]
     assert len(history["total"]) < 60
@@ -153,16 +166,16 @@ def test_positions_are_in_the_unit_cube_and_keep_the_proportions_of_the_brain(ph
         ({"series": np.zeros((14, 14, 8, 11))}, "zero everywhere inside the mask"),
         ({"acquisition": Acquisition(1.8, np.full(11, 1.8))}, "at least 2"),
         ({"estimator": "magic"}, "expected one of pinn, closed-form"),
-        ({"preset": "best"}, "expected one of default, paper"),
-        ({"frequency": 3}, "no setting frequency; expected some of objective"),
+        ({"preset": "best"}, "expected one of default, network, paper"),
+        ({"preset": "network", "frequency": 3}, "no setting frequency; expected some of objective"),
         ({"estimator": "smoothed", "fwhm": 3}, "no option fwhm; expected kernel"),
         ({"estimator": "smoothed", "kernel": -1.0}, "expected a standard deviation in mm"),
-        ({"epochs": 0}, "epochs is 0; expected a finite number, above 0"),
-        ({"members": 1.5}, "members is 1.5; expected a whole number"),
-        ({"objective": "weak"}, "expected one of closed-form, increments, pointwise"),
+        ({"preset": "network", "epochs": 0}, "epochs is 0; expected a finite number, above 0"),
+        ({"preset": "network", "members": 1.5}, "members is 1.5; expected a whole number"),
+        ({"preset": "network", "objective": "weak"}, "expected one of closed-form, increments, pointwise"),
         ({"voxel_size": (3, 3)}, "three positive lengths in mm"),
-        ({"device": "abacus"}, "device is 'abacus'"),
-        ({"engine": "steam"}, "steam"),
+        ({"preset": "network", "device": "abacus"}, "device is 'abacus'"),
+        ({"preset": "network", "engine": "steam"}, "steam"),
         ({"guide": np.zeros((2, 2, 2))}, "guide has shape"),
     ],
 )
@@ -216,7 +229,7 @@ def test_reference_phantom_at_tsnr_1_5(shared):
     mask, cbf, att = load("mask") > 0, load("cbf"), load("att")
     gm, wm = (load(name) > 0.6 for name in ("gm", "wm"))
     acquisition = Acquisition(timing["tau"], timing["pld"])
-    estimate = fit(load("deltam_tsnr1.5"), mask, acquisition, members=2, voxel_size=(3, 3, 7))
+    estimate = fit(load("deltam_tsnr1.5"), mask, acquisition, preset="network", members=2, voxel_size=(3, 3, 7))
     assert np.corrcoef(estimate.cbf[mask], cbf[mask])[0, 1] > 0.85
     assert np.corrcoef(estimate.att[mask], att[mask])[0, 1] > 0.95
     assert abs(estimate.cbf[gm & mask].mean() / cbf[gm & mask].mean() - 1) < 0.05

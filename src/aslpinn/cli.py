@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
@@ -37,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _stop(str(error), WRONG, debug)
     except FitError as error:
         return _stop(str(error), FAILED, debug)
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the interpreter flushes it at its end)
+        return FAILED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _stop(f"{where}{error.strerror or error}; the maps are not written", FAILED, debug)
@@ -74,7 +78,7 @@ def _fit(arguments: argparse.Namespace) -> int:
     from .data.derivatives import check_output, write_estimate
 
     constants = _constants(arguments.constant)
-    subject = load_subject(arguments.asl, arguments.mask, constants)
+    subject = load_subject(arguments.asl, arguments.mask, constants, force=arguments.force)
     check_output(arguments.out, subject)
     distinct, _ = subject.acquisition.distinct
     _say(f"{subject.name}: {subject.mask.sum()} voxels, {subject.series.shape[3]} volumes, {len(distinct)} delays")
@@ -84,6 +88,9 @@ def _fit(arguments: argparse.Namespace) -> int:
 
     from .estimation import fit
 
+    untrained = arguments.estimator == "pinn" and arguments.preset == "default"
+    if untrained and arguments.epochs is not None:
+        _say("  note: preset default is not trained in epochs; --epochs concerns presets network and paper")
     begun = time.perf_counter()
     with ProgressReport() as progress:
         estimate = fit(
@@ -93,14 +100,14 @@ def _fit(arguments: argparse.Namespace) -> int:
             estimator=arguments.estimator,
             preset=arguments.preset,
             members=arguments.members,
-            epochs=arguments.epochs,
+            epochs=None if untrained else arguments.epochs,
             seed=arguments.seed,
             device=arguments.device,
             engine=arguments.engine,
             voxel_size=subject.voxel_size,
             progress=progress,
             guide=subject.m0,
-            **({"vb_start": arguments.vb_start} if arguments.vb_start else {}),
+            **{name: value for name in ("vb_start", "arterial") if (value := getattr(arguments, name))},
         )
     written = write_estimate(subject, estimate, arguments.out)
     inside = subject.mask
@@ -120,8 +127,26 @@ def _check(arguments: argparse.Namespace) -> int:
     from .data.bids import load_subject
     from .data.check import describe, table
 
-    found = describe(load_subject(arguments.asl, arguments.mask, _constants(arguments.constant)))
+    constants = _constants(arguments.constant)
+    found = describe(load_subject(arguments.asl, arguments.mask, constants, force=True))
     print(json.dumps(found, indent=2, ensure_ascii=False) if arguments.json else table(found))
+    return DONE
+
+
+def _decode(arguments: argparse.Namespace) -> int:
+    from .data.decode import decode
+
+    for file in decode(arguments.asl, arguments.out, arguments.mask, force=arguments.force):
+        print(file)
+    return DONE
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    from .data.fetch import NAMES, fetch
+
+    for name in [arguments.name] if arguments.name else NAMES:
+        with ProgressReport() as progress:
+            print(fetch(name, arguments.to, base_url=arguments.base_url, progress=progress), flush=True)
     return DONE
 
 
@@ -199,8 +224,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_fit(commands)
     _add_check(commands)
+    _add_decode(commands)
     _add_simulate(commands)
     _add_benchmark(commands)
+    _add_fetch(commands)
     _add_study(commands)
     return parser
 
@@ -231,13 +258,17 @@ def _add_fit(commands: Any) -> None:
     command = _command(commands, "fit", _fit, "CBF and ATT maps of one series, as BIDS derivatives.")
     _add_input(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the derivatives")
+    _add_force(command)
     command.add_argument("--estimator", choices=ESTIMATORS, default="pinn")
-    command.add_argument("--preset", choices=("default", "paper"), default="default")
-    command.add_argument("--members", type=_positive, metavar="K", help="networks in the ensemble")
-    command.add_argument("--epochs", type=_positive, metavar="N", help="passes over the voxels")
+    command.add_argument("--preset", choices=("default", "network", "paper"), default="default")
+    command.add_argument("--members", type=_positive, metavar="K", help="members of the ensemble")
+    command.add_argument("--epochs", type=_positive, metavar="N", help="networks: passes over the voxels")
     command.add_argument("--seed", type=_seed, default=0, metavar="N")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     command.add_argument("--engine", choices=("auto", "torch", "fused", "tinycudann"), default="auto")
+    command.add_argument(
+        "--arterial", choices=("auto", "on", "off"), help="preset default: macrovascular signal (auto: by evidence)"
+    )
     command.add_argument("--vb-start", choices=("grid", "prior"), help="vb, svb: an ATT grid, or BASIL's single start")
 
 
@@ -245,6 +276,27 @@ def _add_check(commands: Any) -> None:
     command = _command(commands, "check", _check, "What a series is, what will be done, what is missing; no fit.")
     _add_input(command)
     command.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def _add_decode(commands: Any) -> None:
+    command = _command(commands, "decode", _decode, "Hadamard-encoded volumes to a deltam series, as BIDS.")
+    command.add_argument("asl", type=Path, metavar="ASL.nii.gz", help="encoded series of a BIDS data set")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the decoded data set")
+    command.add_argument("--mask", type=Path, metavar="FILE", help="brain mask for the check of order and sign")
+    _add_force(command)
+
+
+def _add_force(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--force", action="store_true", help="go on where order or sign of encoded volumes contradict the kinetics"
+    )
+
+
+def _add_fetch(commands: Any) -> None:
+    command = _command(commands, "fetch", _fetch, "Public in-vivo data sets, checksummed, as BIDS, de-identified.")
+    command.add_argument("name", nargs="?", metavar="NAME", help="oxford-mpld or asltk-tepcasl (default: both)")
+    command.add_argument("--to", type=Path, required=True, metavar="DIR", help="the data set becomes DIR/NAME")
+    command.add_argument("--base-url", metavar="URL", help="a mirror in place of raw.githubusercontent.com")
 
 
 def _simulate(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from .problem import Problem, Progress, Request, prepare
 #: Estimator name -> "module:function" of this room, imported when it is first asked for. A function takes
 #: (problem: Problem, request: Request, **its own options) and returns an Estimate.
 ESTIMATORS: dict[str, str] = {
-    "pinn": "pinn:fit_pinn",
+    "pinn": "presets:fit_pinn",
     "closed-form": "pinn:fit_closed_form",
     "nlls": "nlls_powell:fit_nlls",
     "vb": "variational:fit_vb",
@@ -24,7 +24,7 @@ ESTIMATORS: dict[str, str] = {
     "smoothed": "smoothed:fit_smoothed",
     "basil": "basil:fit_basil",
 }
-PRESETS = ("default", "paper")
+PRESETS = ("default", "network", "paper")
 
 __all__ = ["ESTIMATORS", "PRESETS", "Estimate", "FitConfig", "Problem", "Request", "fit", "prepare"]
 
@@ -66,9 +66,12 @@ def fit(
     acquisition : Acquisition
         One (tau, PLD) for each of the T volumes.
     estimator, preset : str
-        Names in ESTIMATORS and PRESETS.
-    members, epochs, seed, device, engine
-        Networks in the ensemble, passes over the voxels, seed, torch device, engine of the encoding.
+        Names in ESTIMATORS and PRESETS. Presets of "pinn": default, the multiscale field (`estimation.multiscale`);
+        network, an ensemble of trained networks; paper, the paper's network and loss.
+    members, seed
+        Members of the ensemble, and seed.
+    epochs, device, engine
+        Of networks (presets network and paper): passes over the voxels, torch device, engine of the encoding.
     voxel_size : (3,) floats
         mm.
     progress : callable, optional
@@ -76,7 +79,8 @@ def fit(
     guide : (X, Y, Z) array, optional
         Anatomical image, for estimators that use one.
     options
-        The estimator's own settings; for the networks any field of FitConfig.
+        The estimator's own settings: for the networks any field of FitConfig; for preset default
+        arterial="auto" (a macrovascular component by evidence), "on" or "off".
 
     Raises
     ------

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from .config import PRESETS, FitConfig
+from .config import FitConfig, preset_of
 from .estimate import Estimate
 from .fitting import Fields, History, TrainingData, check_device, configure, evaluate, train, training_data
 from .grid import gauss_newton_sd
@@ -20,12 +20,12 @@ MEMBER_SEEDS = 1009  # seeds of the members: seed * MEMBER_SEEDS + k, so that ru
 
 
 def fit_pinn(problem: Problem, request: Request, **overrides: Any) -> Estimate:
-    """Mean over an ensemble of networks trained on the series; any field of FitConfig by name.
+    """Presets network and paper: mean over an ensemble of trained networks; any field of FitConfig by name.
 
     See `standard_deviations` for what the SDs mean. Raises InputError for a setting that does not
     exist, FitError where a loss is not finite.
     """
-    return fit_networks(problem, request, configure(request, **overrides), "pinn")
+    return fit_networks(problem, request, configure(request, preset_of(request.preset), **overrides), "pinn")
 
 
 def fit_closed_form(problem: Problem, request: Request, **overrides: Any) -> Estimate:
@@ -34,7 +34,7 @@ def fit_closed_form(problem: Problem, request: Request, **overrides: Any) -> Est
         raise InputError(
             f"objective is {overrides['objective']!r}; estimator closed-form has its own: use estimator pinn"
         )
-    base = PRESETS[request.preset].with_overrides(objective="closed-form", members=1)
+    base = preset_of(request.preset).with_overrides(objective="closed-form", members=1)
     return fit_networks(problem, request, configure(request, base, **overrides), "closed-form")
 
 

@@ -219,7 +219,7 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--virtual", action="store_true", help="the simulated volunteers too, besides --bids")
     parser.add_argument("--participant", action="append", metavar="LABEL", help="only this subject; may be repeated")
     parser.add_argument("--estimator", help="estimator of the subjects (default: pinn)")
-    parser.add_argument("--preset", help="its preset: default or paper")
+    parser.add_argument("--preset", help="its preset: default, network or paper")
     parser.add_argument("--seed", type=int, help="seed of every random choice (default: 0)")
     parser.add_argument("--fast", action="store_true", help="short settings: minutes become seconds, numbers are worse")
     parser.add_argument("--force", action="store_true", help="run everything again")

@@ -1,0 +1,152 @@
+"""Every voxel's own word: it stays with the field, deviates from it, or has an artery passing, by evidence.
+
+The field's prediction of a voxel from all the others (the cavity) is the prior of that voxel. How often voxels deviate,
+how often an artery passes and how large aBV is are learned over the brain by expectation and maximization, so on data
+that the field explains nothing changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import chi2
+
+from ..physics import ATT_BOUNDS
+from .multiscale_field import FieldEstimator, FieldFit
+from .parallel import over_voxels
+from .voxel_kernels import explain_voxels
+
+Floats = NDArray[np.float64]
+
+#: Variances of CBF and ATT that the scales of deviation add: none, moderate, anything physiological.
+SCALES = np.array([[0.0, 0.0], [15.0**2, 0.15**2], [60.0**2, 0.6**2]])
+ARRIVAL_STEP = 0.2  # s
+SUBSET = 2500  # voxels that the frequencies are learned from
+SCREEN = 0.6  # quantile of chi-square below which a voxel stays with the field without being looked at
+RARE = 0.01  # with "auto", arteries are left out of the model where they are rarer than this
+
+
+@dataclass
+class Mixture:
+    """Result for N voxels; the moments are those given that the voxel does not stay with the field.
+
+    stay (N,): probability of the field; artery (N,): of an artery; cbf, att and their variances (N,); abv (N,) s and
+    arterial (N, D) are expectations over everything, fitted (N, D) too. scale_share (K,), artery_share and abv_sd are
+    what was learned over the brain.
+    """
+
+    stay: Floats
+    artery: Floats
+    cbf: Floats
+    att: Floats
+    cbf_variance: Floats
+    att_variance: Floats
+    abv: Floats
+    arterial: Floats
+    fitted: Floats
+    scale_share: Floats
+    artery_share: float
+    abv_sd: float
+
+
+def cavity(fit: FieldFit) -> tuple[Floats, Floats]:
+    """The field's prediction of each voxel without its own data: means (N, 2) and variances (N, 2) of CBF and ATT.
+
+    Precision of the posterior minus that of the data, kept at a tenth of the posterior's or more.
+    """
+    cc, ca, aa = fit.covariance
+    det = np.maximum(cc * aa - ca**2, 1e-12 * cc * aa)
+    low = np.stack([0.1 / cc, 0.1 / aa])
+    pc = np.maximum(aa / det - fit.precision[0], low[0])
+    pa = np.maximum(cc / det - fit.precision[2], low[1])
+    limit = 0.9 * np.sqrt(pc * pa)
+    pca = np.clip(-ca / det - fit.precision[1], -limit, limit)
+    det = pc * pa - pca**2
+    vc, vca, va = pa / det, -pca / det, pc / det
+    cbf = fit.cbf - (vc * fit.remainder[0] + vca * fit.remainder[1])
+    att = fit.att - (vca * fit.remainder[0] + va * fit.remainder[1])
+    mean = np.stack([np.clip(cbf, 1.0, 150.0), np.clip(att, 0.1, 3.0)], axis=1)
+    return mean, np.stack([vc, va], axis=1)
+
+
+class VoxelMixture:
+    """The mixture of one field fit; `arterial` is auto, on or off."""
+
+    def __init__(self, owner: FieldEstimator, fit: FieldFit, y: Floats, noise_variance: float, arterial: str) -> None:
+        self.owner, self.fit, self.y, self.arterial = owner, fit, y, arterial
+        self.noise = np.full(len(y), noise_variance)
+        self.mean, self.variance = cavity(fit)
+        latest = float((owner.pld + owner.tau).max())
+        self.arrivals = np.arange(0.1, max(min(2.4, latest - 0.1), 0.2), ARRIVAL_STEP)
+        self.scale_share = np.array([0.96, *[0.04 / (len(SCALES) - 1)] * (len(SCALES) - 1)])
+        self.artery_share = 1e-9 if arterial == "off" else 0.02
+        self.abv_sd = 0.01
+        misfit = (owner.count * (y - fit.fitted) ** 2).sum(axis=1) / noise_variance
+        self.looked_at = np.flatnonzero(misfit > chi2.ppf(SCREEN, max(y.shape[1] - 1, 1)))
+
+    def explain(self, chosen: NDArray[np.intp]) -> tuple[Floats, Floats, Floats, Floats]:
+        """Moments, expected signal, its arterial part, and shares of the chosen voxels."""
+        owner, n, samples = self.owner, len(chosen), self.y.shape[1]
+        out = np.empty((n, 6)), np.empty((n, samples)), np.empty((n, samples)), np.empty((n, len(SCALES), 2))
+        arrivals = self.arrivals if self.artery_share > 1e-6 else self.arrivals[:0]
+        with np.errstate(divide="ignore"):
+            log_artery = np.log([1.0 - self.artery_share, self.artery_share])
+        over_voxels(
+            explain_voxels, n, self.y[chosen], self.noise[chosen], self.mean[chosen], self.variance[chosen],
+            owner.row[chosen], owner.pld, owner.tau, owner.count, owner.physics, np.array([ATT_BOUNDS[0], 3.5]), SCALES,
+            np.log(self.scale_share), log_artery, arrivals, self.abv_sd, *out,
+        )  # fmt: skip
+        return out
+
+    def learn(self, rounds: int = 8) -> None:
+        """Frequencies of the explanations and the SD of aBV, from a random part of the voxels that were looked at."""
+        if not self.looked_at.size:
+            self.scale_share, self.artery_share = np.array([1.0, *[1e-9] * (len(SCALES) - 1)]), 1e-9
+            return
+        rng = np.random.default_rng(self.owner.seed)
+        size = min(SUBSET, self.looked_at.size)
+        chosen = np.sort(rng.choice(self.looked_at, size, replace=False))
+        share = self.looked_at.size / len(self.y)
+        for done in range(rounds):
+            moments, _, _, shares = self.explain(chosen)
+            mean = shares.mean(axis=0) * share
+            mean[0, 0] += 1 - share
+            mean = np.maximum(mean, 1e-5)
+            self.scale_share = mean.sum(axis=1) / mean.sum()
+            if self.artery_share > 1e-6:
+                self.artery_share = float(mean[:, 1].sum() / mean.sum())
+                passing = shares[:, :, 1].sum(axis=1)
+                if passing.sum() > 5:  # aBV where an artery passes, from its mean over all that is not the field
+                    volume = moments[:, 4] * (1 - shares[:, 0, 0]) / np.maximum(passing, 1e-9)
+                    self.abv_sd = float(np.clip(np.sqrt((passing * volume**2).sum() / passing.sum()), 0.002, 0.1))
+            if done >= 4 and self.quiet:
+                break
+        if self.arterial == "auto" and self.artery_share < RARE:
+            self.artery_share = 1e-9
+
+    @property
+    def quiet(self) -> bool:
+        """Whether almost all voxels stay with the field."""
+        return self.scale_share[0] > 0.99 and self.artery_share < RARE
+
+    def result(self) -> Mixture:
+        """The mixture of all voxels with the frequencies as learned."""
+        n, fit = len(self.y), self.fit
+        stay, passing, abv = np.ones(n), np.zeros(n), np.zeros(n)
+        cbf, att = fit.cbf.copy(), fit.att.copy()
+        cbf_variance, att_variance = np.zeros(n), np.zeros(n)
+        arterial, fitted = np.zeros_like(self.y), fit.fitted.copy()
+        if self.looked_at.size and not (self.quiet and self.artery_share < 1e-6):
+            at = self.looked_at
+            moments, signal, part, shares = self.explain(at)
+            stay[at], passing[at] = shares[:, 0, 0], shares[:, :, 1].sum(axis=1)
+            leave = 1 - stay[at]
+            cbf[at], att[at], cbf_variance[at], att_variance[at] = moments[:, :4].T
+            abv[at], arterial[at] = leave * moments[:, 4], leave[:, None] * part
+            fitted[at] = stay[at, None] * fit.fitted[at] + leave[:, None] * signal
+        return Mixture(
+            stay, passing, cbf, att, cbf_variance, att_variance, abv, arterial, fitted,
+            self.scale_share, self.artery_share if self.artery_share > 1e-6 else 0.0, self.abv_sd,
+        )  # fmt: skip

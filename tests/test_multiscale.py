@@ -1,0 +1,278 @@
+"""The default estimator: recovery, calibration, arteries, guide, refusals; its pieces against slow ones."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from aslpinn import Acquisition, Constants, InputError, fit
+from aslpinn.estimation.bayes_linear import Likelihood, LinearFields
+from aslpinn.estimation.kinetic_kernels import artery, physics_of, sigma_point_sums, tissue
+from aslpinn.estimation.multiscale import ARTERY, repeat_noise
+from aslpinn.estimation.multiscale_field import student_weights
+from aslpinn.estimation.problem import prepare
+from aslpinn.fields.multiscale import MultiscaleField
+from aslpinn.physics import apparent_t1, arterial, delta_m
+
+TAU, PLD = np.full(11, 0.327), 0.049 + 0.327 * np.arange(10, -1, -1)
+TIMING = Acquisition(TAU, PLD)
+VOXEL = (3.0, 3.0, 6.0)
+NOISE = 6e-4
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    """24 x 24 x 10 voxels: CBF with stripes a few voxels wide, ATT smooth on 10 mm; clean signals and the truth."""
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in (24, 24, 10)), indexing="ij")
+    cbf = 45 + 25 * np.sign(np.sin(5 * x + 2 * y)) * np.cos(1.5 * z)
+    rough = gaussian_filter(np.random.default_rng(8).standard_normal(x.shape), (3, 3, 1.5))
+    att = 1.2 + 0.15 * y + 0.15 * rough / rough.std()
+    mask = x**2 + y**2 + 0.8 * z**2 < 1.2
+    return delta_m(cbf[..., None], att[..., None], PLD, TAU) * mask[..., None], mask, cbf, att
+
+
+def noisy(clean, seed=0, sd=NOISE):
+    return clean + sd * np.random.default_rng(seed).standard_normal(clean.shape)
+
+
+@pytest.fixture(scope="module")
+def estimate(phantom):
+    series, mask, _, _ = phantom
+    return fit(noisy(series), mask, TIMING, voxel_size=VOXEL)
+
+
+def test_maps_are_closer_to_the_truth_than_those_of_voxelwise_least_squares(phantom, estimate):
+    series, mask, cbf, att = phantom
+    alone = fit(noisy(series), mask, TIMING, estimator="nlls")
+    for name, truth, share in (("cbf", cbf, 0.75), ("att", att, 0.4)):
+        error = np.sqrt(np.square(getattr(estimate, name) - truth)[mask].mean())
+        assert error < share * np.sqrt(np.square(getattr(alone, name) - truth)[mask].mean()), name
+    assert abs(estimate.cbf[mask].mean() / cbf[mask].mean() - 1) < 0.03
+    assert abs(estimate.att[mask].mean() - att[mask].mean()) < 0.03
+    assert not estimate.cbf[~mask].any()
+
+
+def test_noise_level_and_intervals_are_those_of_the_data(phantom, estimate):
+    _, mask, cbf, att = phantom
+    assert estimate.info["noise_sd"] == pytest.approx(NOISE, rel=0.03)
+    for name, truth in (("cbf", cbf), ("att", att)):
+        z = ((getattr(estimate, name) - truth) / getattr(estimate, f"{name}_sd"))[mask]
+        assert 0.90 < np.mean(np.abs(z) < 1.96) < 0.998, name
+
+
+def test_a_fit_without_noise_is_exact_where_the_signal_is(phantom):
+    series, mask, cbf, att = phantom
+    clean = fit(noisy(series, sd=2e-6), mask, TIMING, voxel_size=VOXEL)
+    assert np.median(np.abs(clean.cbf / cbf - 1)[mask]) < 0.03
+    assert np.median(np.abs(clean.att - att)[mask]) < 0.03
+    assert np.sqrt(np.square(clean.fitted - series)[mask].mean()) < 0.03 * series.max()
+
+
+def test_smoothness_follows_the_noise(phantom, estimate):
+    """More noise: less power in the fine levels, and wider intervals."""
+    series, mask, _, _ = phantom
+    worse = fit(noisy(series, sd=4 * NOISE), mask, TIMING, voxel_size=VOXEL)
+    assert worse.cbf_sd[mask].mean() > 1.2 * estimate.cbf_sd[mask].mean()
+    assert np.std(np.diff(worse.att, axis=0)[mask[1:] & mask[:-1]]) < 0.1
+
+
+def test_same_seed_same_maps_other_seed_other_members(phantom):
+    series, mask, _, _ = phantom
+    first, again, other = (fit(noisy(series), mask, TIMING, voxel_size=VOXEL, seed=s, members=2) for s in (3, 3, 4))
+    for name in ("cbf", "att", "cbf_sd", "att_sd", "fitted", "flags"):
+        assert np.array_equal(getattr(first, name), getattr(again, name)), name
+    assert not np.array_equal(first.cbf_sd, other.cbf_sd)
+    assert np.corrcoef(first.cbf[mask], other.cbf[mask])[0, 1] > 0.99
+
+
+@pytest.fixture(scope="module")
+def with_arteries(phantom):
+    series, mask, _, _ = phantom
+    rng = np.random.default_rng(5)
+    where = mask & (rng.random(mask.shape) < 0.05)
+    blood = arterial(np.where(where, rng.uniform(0.01, 0.03, mask.shape), 0)[..., None], 0.7, PLD, TAU)
+    return noisy(series + blood), where, series + blood
+
+
+def test_arteries_are_found_where_they_are(phantom, with_arteries):
+    _, mask, cbf, _ = phantom
+    series, where, clean = with_arteries
+    found = fit(series, mask, TIMING, voxel_size=VOXEL)
+    flagged = (found.flags & ARTERY) > 0
+    assert flagged[where].mean() > 0.9
+    assert flagged[mask & ~where].mean() < 0.01
+    assert found.abv[where].mean() > 20 * max(found.abv[mask & ~where].mean(), 1e-6)
+    assert abs(found.abv[where].mean() / 0.02 - 1) < 0.2
+    without = fit(series, mask, TIMING, voxel_size=VOXEL, arterial="off")
+    error = {e: np.sqrt(np.square(m.cbf - cbf)[where].mean()) for e, m in (("auto", found), ("off", without))}
+    assert error["auto"] < 0.6 * error["off"]
+    assert without.abv is None
+    assert np.square(found.fitted - clean)[mask].mean() < np.square(without.fitted - clean)[mask].mean()
+
+
+def test_no_artery_is_invented_in_pure_tissue(phantom, estimate):
+    _, mask, _, _ = phantom
+    assert estimate.abv is None
+    assert estimate.info["artery_share"] == 0
+    assert not (estimate.flags & ARTERY).any()
+    assert (estimate.flags[mask] == 0).mean() > 0.5
+    assert set(estimate.info["flags_legend"]) == {"1", "2", "4", "8", "16"}
+    assert estimate.flags.dtype == np.uint8
+
+
+def test_a_guide_helps_where_cbf_follows_it_and_does_no_harm_where_not(phantom, estimate):
+    series, mask, cbf, _ = phantom
+    rng = np.random.default_rng(1)
+    score = lambda e: np.corrcoef(e.cbf[mask], cbf[mask])[0, 1]  # noqa: E731
+    related = 1000 * (1 + 0.3 * (cbf > 45)) + 20 * rng.standard_normal(mask.shape)
+    unrelated = 1000 + 100 * rng.standard_normal(mask.shape)
+    helped, unhelped = (fit(noisy(series), mask, TIMING, voxel_size=VOXEL, guide=g) for g in (related, unrelated))
+    assert score(helped) > score(estimate) + 0.02
+    assert score(unhelped) > score(estimate) - 0.01
+
+
+def test_slice_times_repeats_and_two_delays_are_honored(phantom, rng):
+    _, mask, cbf, att = phantom
+    offsets = 0.04 * np.arange(10)
+    timing = Acquisition(1.4, [0.5, 1.5] + [0.5, 1.5, 1.5] * 3, slice_offset=offsets)
+    pld = timing.post_labeling_delay + offsets[:, None]
+    clean = delta_m(cbf[..., None], att[..., None], pld, 1.4) * mask[..., None]
+    found = fit(noisy(clean, 2), mask, timing, voxel_size=VOXEL)
+    assert found.fitted.shape[-1] == 2
+    assert abs(found.cbf[mask].mean() / cbf[mask].mean() - 1) < 0.05
+    assert abs(found.att[mask].mean() - att[mask].mean()) < 0.06
+    assert found.info["noise_sd"] == pytest.approx(NOISE, rel=0.02)
+    assert np.sqrt(repeat_noise(prepare(noisy(clean, 2), mask, timing))) == pytest.approx(NOISE, rel=0.02)
+    unaware = fit(noisy(clean, 2), mask, Acquisition(1.4, timing.post_labeling_delay), voxel_size=VOXEL)
+    late = (found.att - unaware.att)[..., 8][mask[..., 8]].mean()
+    assert late == pytest.approx(offsets[8], abs=0.12)
+
+
+def test_constants_of_the_acquisition_are_used(phantom):
+    """Half the labeling efficiency, twice the CBF (T1' apart)."""
+    series, mask, _, _ = phantom
+    half = Acquisition(TAU, PLD, constants=Constants(labeling_efficiency=0.425))
+    one, two = (fit(noisy(series), mask, t, voxel_size=VOXEL, members=2).cbf[mask].mean() for t in (TIMING, half))
+    assert two / one == pytest.approx(2.0, rel=0.06)
+
+
+def test_settings_and_info_are_ready_for_json_and_progress_ends_at_its_total(phantom):
+    series, mask, _, _ = phantom
+    calls = []
+    found = fit(noisy(series), mask, TIMING, members=2, progress=lambda *a: calls.append(a))
+    json.dumps([found.settings, found.info], allow_nan=False)
+    assert found.settings["members"] == 2
+    assert found.settings["arterial"] == "auto"
+    assert [done for done, _, _ in calls] == sorted(done for done, _, _ in calls)
+    assert calls[-1][0] == calls[-1][1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": "increments"}, "objective: a setting of networks.*preset 'network'"),
+        ({"epochs": 5}, "epochs: a setting of networks"),
+        ({"frequency": 3}, "no setting frequency; expected some of arterial"),
+        ({"arterial": "maybe"}, "arterial is 'maybe'; expected one of auto, on, off"),
+        ({"iterations": 1}, "iterations is 1; expected 2 to 100"),
+        ({"members": 1.5}, "members is 1.5; expected a whole number"),
+        ({"members": 0}, "members is 0; expected 1 to 1000"),
+        ({"device": "cuda"}, "preset 'default' runs on cpu"),
+        ({"engine": "steam"}, "engine is 'steam'"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(phantom, options, message):
+    series, mask, _, _ = phantom
+    with pytest.raises(InputError, match=message):
+        fit(series, mask, TIMING, **options)
+
+
+def test_the_compiled_formulas_are_those_of_the_physics(rng):
+    constants = Constants(t1_blood=1.6, t1_tissue=1.2, partition_coefficient=0.95, labeling_efficiency=0.8)
+    physics = physics_of(constants)
+    for att, cbf, pld in rng.uniform([0.1, 5, 0.0], [3, 100, 3], (200, 3)):
+        t1 = apparent_t1(cbf, constants)
+        expected = delta_m(1.0, att, pld, 0.9, constants, t1_apparent=t1)
+        assert tissue(att, 1 / t1, pld, 0.9, physics) == pytest.approx(expected, rel=1e-10, abs=1e-15)
+        expected = float(arterial(1.0, att, np.array(pld), 0.9, constants))
+        assert artery(att, pld, 0.9, physics) == pytest.approx(expected, rel=1e-10)
+
+
+def test_sigma_points_of_small_width_are_the_derivatives(rng):
+    n, h = 50, 1e-5
+    cbf, att = rng.uniform(20, 80, n), rng.uniform(0.4, 2.5, n)
+    y, fitted, sums = rng.normal(0, 1e-3, (n, 11)), np.empty((n, 11)), np.empty((n, 5))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(5)
+    physics = physics_of(TIMING.constants)
+    row, count = np.zeros(n, np.int64), np.full(11, 2.0)
+    sigma_point_sums(
+        0, n, y, cbf, att, h, row, PLD[None], TAU, count, physics, nodes, weights / weights.sum(), fitted, sums
+    )
+    model = lambda c, a: delta_m(c[:, None], a[:, None], PLD, TAU, t1_apparent=apparent_t1(cbf)[:, None])  # noqa: E731
+    by_cbf = model(np.ones(n), att)
+    by_att = (model(cbf, att + h) - model(cbf, att - h)) / (2 * h)
+    np.testing.assert_allclose(fitted, model(cbf, att), atol=1e-7)
+    np.testing.assert_allclose(sums[:, 0], 2 * (by_cbf**2).sum(1), rtol=1e-4)
+    smooth = np.abs((model(cbf, att + 3 * h) - model(cbf, att - 3 * h)) / (6 * h) - by_att).max(1) < 1e-6
+    np.testing.assert_allclose(sums[smooth, 2], 2 * (by_att[smooth] ** 2).sum(1), rtol=1e-2)
+
+
+def test_transforms_are_adjoint_and_draws_have_the_levels_covariance(rng):
+    mask = rng.random((7, 6, 5)) < 0.7
+    basis = MultiscaleField(mask, (3.0, 3.0, 7.0), levels=3)
+    values = rng.standard_normal((2, basis.size)).astype(np.float32)
+    noise = basis.white(rng, 2)
+    left, right = (values * basis.down(noise)).sum(), basis.inner(basis.up(values), noise)
+    assert left == pytest.approx(right, rel=1e-4)
+    variances = np.array([[0.0, 0.3, 0.2, 0.1, 0.4]])
+    draws = np.concatenate([basis.down(np.sqrt(basis.spectrum(variances)) * basis.white(rng, 1)) for _ in range(4000)])
+    where = np.argwhere(mask) * (3.0, 3.0, 7.0)
+    squared = np.square(where[:, None] - where[None]).sum(axis=-1)
+    expected = 0.3 * np.eye(basis.size)
+    for variance, width in zip(variances[0, 2:], basis.widths, strict=True):
+        expected += variance * np.exp(-squared / (2 * width**2))
+    assert np.abs(np.cov(draws.T, bias=True) - expected).max() < 0.12
+
+
+def test_the_solver_finds_the_posterior_of_the_dense_equations(rng):
+    mask = np.ones((4, 5, 3), bool)
+    basis = MultiscaleField(mask, (3.0, 3.0, 3.0), levels=2)
+    n = basis.size
+    root = rng.standard_normal((n, 2, 2))
+    dense = root @ root.transpose(0, 2, 1) + 0.1 * np.eye(2)
+    likelihood = Likelihood(
+        np.stack([dense[:, 0, 0], dense[:, 0, 1], dense[:, 1, 1]]).astype(np.float32),
+        rng.standard_normal((2, n)).astype(np.float32),
+    )
+    variances = np.array([[0.5, 0.1, 0.3, 0.2], [0.2, 0.05, 0.0, 0.6], [0.0, 0.0, 0.4, 0.1]])
+    guide, amplitude = rng.standard_normal(n).astype(np.float32), rng.uniform(0.5, 2, n).astype(np.float32)
+    prior = LinearFields(basis, variances, guide, amplitude, tolerance=1e-6, iterations=300)
+    _, theta, _ = prior.solve(likelihood, likelihood.pull)
+    eye = np.eye(n, dtype=np.float32)
+    spectra = basis.spectrum(variances)
+    cov = [np.concatenate([basis.down(s[None] * basis.up(row[None])) for row in eye]) for s in spectra]
+    block = np.zeros((2 * n, 2 * n))
+    block[:n, :n] = cov[0] + guide[:, None] * cov[2] * guide
+    block[n:, n:] = amplitude[:, None] * cov[1] * amplitude
+    precision = np.zeros((2 * n, 2 * n))
+    for (i, j), values in zip(((0, 0), (0, 1), (1, 1)), likelihood.precision, strict=True):
+        precision[i * n : (i + 1) * n, j * n : (j + 1) * n] = np.diag(values)
+        precision[j * n : (j + 1) * n, i * n : (i + 1) * n] = np.diag(values)
+    expected = np.linalg.solve(np.eye(2 * n) + block @ precision, block @ likelihood.pull.ravel())
+    np.testing.assert_allclose(theta.ravel(), expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_students_weights_are_one_on_gaussian_residuals_and_small_for_outliers(rng):
+    squares = (2.5 * rng.standard_normal((5000, 9)) ** 2).sum(axis=1)
+    weights, freedom, scale = student_weights(squares, 9.0, 1.0)
+    assert freedom == 1e3
+    assert scale == pytest.approx(2.5, rel=0.05)
+    assert np.abs(weights - 1).max() < 0.05
+    squares[:500] *= 40
+    weights, freedom, scale = student_weights(squares, 9.0, 1.0)
+    assert freedom < 10
+    assert weights[:500].mean() < 0.2 * weights[500:].mean()
+    assert scale == pytest.approx(2.5, rel=0.3)
