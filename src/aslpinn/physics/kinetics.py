@@ -4,7 +4,7 @@ Pure functions of arrays. The same formula serves NumPy arrays and torch tensors
 All shapes broadcast; time in s, cbf in ml/100g/min, signals as fractions of M0b.
 
 With f = cbf / 6000, 1/T1' = 1/T1t + f/lambda, t = tau + PLD (Buxton et al. 1998, eq. 3, with
-M0b = M0t / lambda):
+M0b = M0t / lambda)::
 
     S(t) = 0                                                             t <= att
          = K (1 - exp(-(t - att)/T1'))                                   att < t < att + tau
