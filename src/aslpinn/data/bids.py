@@ -16,11 +16,13 @@ from ..errors import InputError
 from ..physics.acquisition import Acquisition
 from ..physics.constants import Constants
 from .images import Image, read_image, require_same_grid
+from .kinetics_check import check_kinetics
 from .m0 import M0, read_m0
-from .preprocess import Calibration, brain_mask, calibrate, form_pairs
-from .sidecar import Sidecar, entities, read_context, read_sidecar, shorten, split_name
+from .preprocess import Calibration, brain_mask, calibrate
+from .sidecar import Sidecar, entities, read_sidecar, shorten, split_name
 from .timing import read_slice_timing, read_suppression
 from .tissue import find_tissue
+from .volumes import Layout, read_layout
 
 Volume = NDArray[np.float32]
 
@@ -46,7 +48,8 @@ class Subject:
     tissue : dict or None
         Partial volumes 'gm' and 'wm', (X, Y, Z) from 0 to 1, where maps on the same grid were found.
     pair_index : (T, 2) or (T,) array
-        Volumes of the file that each volume of the series was made from: control and label, or the deltam volume.
+        Volumes of the file that each volume of the series was made from: control and label, the deltam volume, or
+        the first encoded volume of its repeat.
     units : str
         Units of the input ('arbitrary' unless the sidecar says otherwise).
     provenance : dict
@@ -89,18 +92,24 @@ def subject_name(path: Path) -> tuple[str, str]:
 
 
 def load_subject(
-    path: str | Path, mask: str | Path | None = None, constants: Mapping[str, float] | None = None
+    path: str | Path,
+    mask: str | Path | None = None,
+    constants: Mapping[str, float] | None = None,
+    *,
+    force: bool = False,
 ) -> Subject:
-    """Read an ASL series with its sidecar, aslcontext and M0, subtract pairs and calibrate to delta-M / M0b.
+    """Read an ASL series with its sidecar, aslcontext and M0, subtract or decode, and calibrate to delta-M / M0b.
 
     Parameters
     ----------
     path : str or Path
-        The ASL series (NIfTI), control/label pairs or deltam volumes.
+        The ASL series (NIfTI): control/label pairs, deltam volumes, or Hadamard-encoded volumes.
     mask : str or Path, optional
         Brain mask on the same grid; by default one is made from M0.
     constants : dict, optional
         Constants by name that replace the defaults and the sidecar's.
+    force : bool
+        Go on where order or sign of encoded volumes contradict the kinetics; the contradiction becomes a note.
 
     Raises
     ------
@@ -112,30 +121,25 @@ def load_subject(
     sidecar = read_sidecar(path, "asl")
     notes: list[str] = []
     steps: list[str] = []
-    _check_labeling(sidecar)
-    types, context = read_context(path, image.data.shape[3])
-    _check_types(types, context)
+    layout = read_layout(path, image, sidecar, notes, steps)
     settings = _constants(sidecar, constants, notes)
-    tau, pld = (sidecar.seconds(name, len(types), "volumes") for name in ("LabelingDuration", "PostLabelingDelay"))
-    deltam, index = _difference(image, types, tau, pld, sidecar, notes, steps)
-    first = index if index.ndim == 1 else index[:, 0]
     offset, axis = read_slice_timing(sidecar, image, notes, steps)
-    for volume in first:
-        if tau[volume] <= 0:
-            raise sidecar.error("LabelingDuration", f"more than 0 s for volume {volume}, a {types[volume]} volume")
-    acquisition = Acquisition([tau[v] for v in first], [pld[v] for v in first], offset, axis, settings)
-    m0 = read_m0(image, sidecar, types, settings, notes, steps)
-    inside = _mask(mask, image, types, m0, steps)
-    _check_values(image, deltam, inside, types)
+    acquisition = layout.acquisition(offset, axis, settings)
+    m0 = read_m0(image, sidecar, layout.types, settings, notes, steps)
+    deltam = layout.difference(image.data)
+    inside = _mask(mask, image, layout, m0, steps)
+    _check_values(image, deltam, inside, layout.types)
+    kinetics = _check_order(layout, deltam, inside, settings, sidecar, force, notes)
     calibration = _calibrated(m0, inside, settings, notes, steps)
     scale = np.divide(1.0, calibration.m0b, out=np.zeros_like(calibration.m0b), where=calibration.m0b > 0)
     series = (np.where(inside[..., None], deltam, 0) * scale[..., None]).astype(np.float32)
     name, folder = subject_name(path)
     provenance = {
-        "inputs": _inputs(path, sidecar, context, m0, mask),
-        "volumes": {word: types.count(word) for word in dict.fromkeys(types)},
+        "inputs": _inputs(path, sidecar, layout.context, m0, mask),
+        "volumes": {word: layout.types.count(word) for word in dict.fromkeys(layout.types)},
         "m0": {"type": m0.kind, "repetition_time": m0.repetition_time, "relaxation": m0.relaxation},
         "mask": {"source": str(mask) if mask else "made", "voxels": int(inside.sum())},
+        "encoding": kinetics,
         "sidecar": {key: sidecar.values[key] for key in _REPORTED if key in sidecar},
         "steps": steps,
         "notes": notes,
@@ -152,7 +156,7 @@ def load_subject(
         voxel_size=image.voxel_size,
         path=path,
         tissue=find_tissue(path, folder, image),
-        pair_index=index,
+        pair_index=layout.index,
         units=str(sidecar.values.get("Units", "arbitrary"))[:40],
         provenance=provenance,
         header=image.header,
@@ -200,31 +204,6 @@ def _inputs(
     return files
 
 
-def _check_labeling(sidecar: Sidecar) -> None:
-    kind = sidecar.values.get("ArterialSpinLabelingType")
-    if isinstance(kind, str) and kind.strip().upper() == "PASL":
-        raise sidecar.error("ArterialSpinLabelingType", "PCASL or CASL; the kinetic model here is not that of PASL")
-    sidecar.text("ArterialSpinLabelingType", ("PCASL", "CASL"))
-
-
-def _check_types(types: list[str], context: Path) -> None:
-    if "cbf" in types:
-        raise InputError(
-            f"{context}: row {types.index('cbf') + 1} of volume_type is cbf; expected control, label or deltam: "
-            "CBF maps that the scanner made cannot be fitted"
-        )
-    pairs = {"control", "label"} & set(types)
-    if pairs and "deltam" in types:
-        raise InputError(
-            f"{context}: has deltam beside {' and '.join(sorted(pairs))}; expected pairs or deltam, not both"
-        )
-    if not pairs and "deltam" not in types:
-        raise InputError(
-            f"{context}: has {', '.join(dict.fromkeys(types)) or 'no rows'}; "
-            "expected control and label, or deltam volumes"
-        )
-
-
 def _constants(sidecar: Sidecar, given: Mapping[str, float] | None, notes: list[str]) -> Constants:
     values: dict[str, Any] = {"suppression_pulses": read_suppression(sidecar, notes)}
     if "LabelingEfficiency" in sidecar:
@@ -247,37 +226,34 @@ def _constants(sidecar: Sidecar, given: Mapping[str, float] | None, notes: list[
         raise InputError(str(error)) from error
 
 
-def _difference(
-    image: Image,
-    types: list[str],
-    tau: list[float],
-    pld: list[float],
+def _check_order(
+    layout: Layout,
+    deltam: Volume,
+    inside: NDArray[np.bool_],
+    constants: Constants,
     sidecar: Sidecar,
+    force: bool,
     notes: list[str],
-    steps: list[str],
-) -> tuple[Volume, NDArray[np.intp]]:
-    """Control minus label of every pair, or the deltam volumes, and the volumes that each was made from."""
-    used = {"control", "label", "deltam", "m0scan"}
-    if set(types) - used:
-        notes.append(f"volumes of type {', '.join(sorted(set(types) - used))} are not used")
-    if "deltam" in types:
-        index = np.flatnonzero(np.array(types) == "deltam")
-        steps.append(f"{index.size} deltam volumes: taken as control minus label")
-        return image.data[..., index], index
-    pairs = form_pairs(types, tau, pld)
-    if "TotalAcquiredPairs" in sidecar:
-        total = int(sidecar.number("TotalAcquiredPairs", "the number of control-label pairs", low=1))
-        delays = len({(tau[volume], pld[volume]) for volume in pairs[:, 0]})
-        # Some converters count the pairs of one delay; that is not taken for a contradiction.
-        if total < len(pairs) and total * delays != len(pairs):
-            raise sidecar.error("TotalAcquiredPairs", f"at least {len(pairs)}, the pairs in the aslcontext")
-        if total > len(pairs):
-            notes.append(f"TotalAcquiredPairs is {total}, the series has {len(pairs)}: the others were left out before")
-    steps.append(f"{len(pairs)} control-label pairs: control minus label")
-    return image.data[..., pairs[:, 0]] - image.data[..., pairs[:, 1]], pairs
+) -> dict[str, Any] | None:
+    """Order and sign of encoded volumes against the kinetics: what was found, or None where nothing is encoded."""
+    encoding = layout.encoding
+    if encoding is None:
+        return None
+    mean = deltam.reshape(*deltam.shape[:3], -1, encoding.matrix.shape[1]).mean(axis=3)
+    field = "TimeEncodedMatrix" if encoding.kind == "explicit" else "TimeEncodedMatrixType"
+    file = sidecar.origin.get(field, sidecar.main)
+    found = check_kinetics(mean, inside, encoding, constants, file=file, force=force)
+    if found.problem:
+        notes.append(found.problem)
+    return {
+        "matrix": encoding.kind,
+        "size": encoding.size,
+        "kinetics": found.best,
+        "unexplained": {name: round(share, 4) for name, share in found.unexplained.items()},
+    }
 
 
-def _mask(given: str | Path | None, image: Image, types: list[str], m0: M0, steps: list[str]) -> NDArray[np.bool_]:
+def _mask(given: str | Path | None, image: Image, layout: Layout, m0: M0, steps: list[str]) -> NDArray[np.bool_]:
     if given is not None:
         mask = read_image(Path(given), dimensions=(3, 4))
         if mask.data.ndim == 4 and mask.data.shape[3] > 1:
@@ -290,12 +266,12 @@ def _mask(given: str | Path | None, image: Image, types: list[str], m0: M0, step
         return inside
     source, what = m0.data, "M0"
     if m0.of_blood:
-        controls = [volume for volume, word in enumerate(types) if word == "control"]
-        if not controls:
+        static = layout.static(image.data)
+        if static is None:
             raise InputError(
                 f"{image.path}: no M0 image and no control volume to make a mask from; give one with --mask"
             )
-        source, what = image.data[..., controls].mean(axis=3), "the mean control volume"
+        source, what = static, "the mean control image"
     inside = brain_mask(source, image.voxel_size)
     steps.append(f"mask made from {what}: {inside.sum()} voxels")
     return inside
@@ -311,7 +287,7 @@ def _check_values(image: Image, deltam: Volume, inside: NDArray[np.bool_], types
     zero = [
         volume
         for volume, word in enumerate(types)
-        if word in ("control", "label", "m0scan") and not image.data[..., volume].any()
+        if word in ("control", "label", "m0scan", "n/a") and not image.data[..., volume].any()
     ]
     if zero:
         raise InputError(f"{image.path}: volume {zero[0]} ({types[zero[0]]}) is zero everywhere; expected an image")

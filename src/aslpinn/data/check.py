@@ -36,6 +36,7 @@ def describe(subject: Subject) -> dict[str, Any]:
             "volumes": subject.provenance.get("volumes", {}),
             "inputs": subject.provenance.get("inputs", {}),
             "delays": delays,
+            "encoding": subject.provenance.get("encoding"),
             "slice_axis": "ijk"[axis],
             "slices": slices,
             "m0": {**subject.provenance.get("m0", {}), "median": float(np.median(inside))},
@@ -71,6 +72,11 @@ def table(found: dict[str, Any], slices: bool = True) -> str:
         ("tissue maps", found["tissue"]),
         ("constants", ", ".join(f"{name} {entry['Value']:g}" for name, entry in found["constants"].items())),
     ]
+    if found.get("encoding"):
+        code = found["encoding"]
+        left = 100 * code["unexplained"]["as given"]
+        agrees = f"order and sign: {code['kinetics']} ({left:.0f} % of the mean curve unexplained as given)"
+        rows.insert(5, ("encoding", f"{code['matrix']} matrix of order {code['size']}; {agrees}"))
     lines = [f"{name:<12} {value}" for name, value in rows]
     lines += ["", "what will be done"] + [f"  {step}" for step in found["steps"]]
     lines += ["", "missing or assumed"] + [f"  {note}" for note in found["notes"] or ["nothing"]]

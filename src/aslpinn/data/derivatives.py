@@ -67,19 +67,19 @@ def write_estimate(subject: Subject, estimate: Estimate, out: str | Path) -> lis
     folder = out / subject.folder / "perf"
     maps = _maps(subject, estimate)
     common = _common(subject, estimate, out)
-    with _staging(out) as staging:
+    with staging(out) as scratch:
         for name, (data, about) in maps.items():
             image = nib.Nifti1Image(data, subject.affine, header=_header(subject, data))
-            nib.save(image, staging / f"{name}.nii.gz")
-            _dump(staging / f"{name}.json", about | common)
-        _write_description(subject, out, staging)
+            nib.save(image, scratch / f"{name}.nii.gz")
+            dump(scratch / f"{name}.json", about | common)
+        _write_description(subject, out, scratch)
         folder.mkdir(parents=True, exist_ok=True)
         stale = [folder / f"{name}.nii.gz" for name in _names(subject) if name not in maps]
         for name in ("dataset_description.json", ".bidsignore"):
-            os.replace(staging / name, out / name)
+            os.replace(scratch / name, out / name)
         for name in reversed(maps):  # CBF last: where it stands, all of this run stands
-            os.replace(staging / f"{name}.json", folder / f"{name}.json")
-            os.replace(staging / f"{name}.nii.gz", folder / f"{name}.nii.gz")
+            os.replace(scratch / f"{name}.json", folder / f"{name}.json")
+            os.replace(scratch / f"{name}.nii.gz", folder / f"{name}.nii.gz")
         for file in stale:
             file.unlink(missing_ok=True)
             file.with_name(file.name.replace(".nii.gz", ".json")).unlink(missing_ok=True)
@@ -93,29 +93,29 @@ def check_output(out: Path, subject: Subject) -> None:
         raise InputError(
             f"{out}: is the raw data set; expected another folder, such as {out / 'derivatives' / 'aslpinn'}"
         )
-    with _staging(out, keep=False):
+    with staging(out, keep=False):
         pass
 
 
 @contextmanager
-def _staging(out: Path, keep: bool = True) -> Iterator[Path]:
+def staging(out: Path, keep: bool = True) -> Iterator[Path]:
     """A temporary folder inside OUT, removed at the end; on an error OUT and its parents go too, if made for it."""
     missing = [folder for folder in (out, *out.absolute().parents) if not folder.exists()]
     done = False
-    staging: Path | None = None
+    made: Path | None = None
     try:
         try:
             out.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(prefix=".aslpinn-", dir=out))
+            made = Path(tempfile.mkdtemp(prefix=".aslpinn-", dir=out))
         except OSError as error:
             raise InputError(
                 f"{out}: cannot be written to ({error.strerror}); expected a writable folder for --out"
             ) from error
-        yield staging
+        yield made
         done = keep
     finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
         if not done:
             for folder in missing:
                 try:
@@ -197,8 +197,8 @@ def _common(subject: Subject, estimate: Estimate, out: Path) -> dict[str, Any]:
         "Steps": subject.provenance.get("steps", []),
         "Notes": subject.provenance.get("notes", []),
         "Run": jsonable({k: v for k, v in estimate.info.items() if np.ndim(v) == 0 and not callable(v)}),
-        "Sources": [_uri(file, out) for file in source_files(subject)],
-        "SourceChecksums": {_uri(file, out): checksum(file) for file in source_files(subject)},
+        "Sources": [uri(file, out) for file in source_files(subject)],
+        "SourceChecksums": {uri(file, out): checksum(file) for file in source_files(subject)},
         "SoftwareVersions": versions(),
     }
 
@@ -240,7 +240,8 @@ def _link(root: Path) -> str:
     return "".join(c for c in root.name if c.isalnum()) or "raw"
 
 
-def _uri(file: Path, out: Path) -> str:
+def uri(file: Path, out: Path) -> str:
+    """A file as a BIDS URI where it lies in a data set, else relative to OUT."""
     root = dataset_root(file)
     if root is None:
         return _relative(file, out)
@@ -254,7 +255,7 @@ def _relative(path: Path, start: Path) -> str:
         return path.absolute().as_posix()
 
 
-def _write_description(subject: Subject, out: Path, staging: Path) -> None:
+def _write_description(subject: Subject, out: Path, scratch: Path) -> None:
     """dataset_description.json and .bidsignore, what is there already kept: several subjects share them."""
     target = out / "dataset_description.json"
     try:
@@ -273,14 +274,15 @@ def _write_description(subject: Subject, out: Path, staging: Path) -> None:
     description |= {"DatasetType": "derivative", "GeneratedBy": [generated, *others]}
     if links:
         description |= {"DatasetLinks": links, "SourceDatasets": sources}
-    _dump(staging / "dataset_description.json", description)
+    dump(scratch / "dataset_description.json", description)
     ignore = out / ".bidsignore"
     lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
     lines += [line for line in IGNORED if line not in lines]
-    (staging / ".bidsignore").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (scratch / ".bidsignore").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _dump(file: Path, values: dict[str, Any]) -> None:
+def dump(file: Path, values: dict[str, Any]) -> None:
+    """Write values as JSON, NaN as null."""
     text = json.dumps(jsonable(values), indent=2, allow_nan=False, ensure_ascii=False)
     file.write_text(text + "\n", encoding="utf-8")
 

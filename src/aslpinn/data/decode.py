@@ -1,0 +1,107 @@
+"""Hadamard-encoded series in, deltam series out: a BIDS data set that any ASL program reads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import __version__
+from ..errors import InputError
+from .bids import load_subject, subject_name
+from .derivatives import dump, staging, uri
+from .encoded import decoded_metadata
+from .images import Image, read_image
+from .m0 import find_m0
+from .sidecar import dataset_root, read_json, read_sidecar, split_name
+from .volumes import Layout, read_layout
+
+
+def decode(path: str | Path, out: str | Path, mask: str | Path | None = None, force: bool = False) -> list[Path]:
+    """Decode a Hadamard-encoded series into OUT/sub-XX[/ses-YY]/perf/ as deltam volumes; returns the NIfTI files.
+
+    One volume a sub-bolus, the mean over repeats, in order of labeling and in the input's units, with its own
+    LabelingDuration and PostLabelingDelay; m0scan volumes of the series come first, a separate M0 scan is copied.
+
+    Raises
+    ------
+    InputError
+        Where the series is not encoded, is unusable, or its order or sign contradicts the kinetics (unless forced).
+    """
+    path, out = Path(path), Path(out)
+    root = dataset_root(path)
+    if root is not None and out.absolute().resolve() == root.resolve():
+        raise InputError(f"{out}: is the raw data set; expected another folder for the decoded series")
+    image, sidecar = read_image(path, dimensions=(4,)), read_sidecar(path, "asl")
+    layout = read_layout(path, image, sidecar, [], [])
+    if layout.encoding is None:
+        raise sidecar.error(
+            "TimeEncodedMatrix", "the encoding matrix (or TimeEncodedMatrixSize and TimeEncodedMatrixType)"
+        )
+    subject = load_subject(path, mask, force=force)  # every check of a fit, the kinetics among them
+    volumes, m0_volumes = _decoded(image, layout)
+    name, folder = subject_name(path)
+    fields, types = decoded_metadata(sidecar.values, layout.encoding, repeats=1, m0_volumes=m0_volumes)
+    fields |= {"Sources": [uri(path, out)], "DecodingKinetics": subject.provenance["encoding"]}
+    fields["DecodedRepeats"] = layout.encoded.size // layout.encoding.size
+    with staging(out) as scratch:
+        _write(scratch / f"{name}_asl.nii.gz", volumes, image)
+        dump(scratch / f"{name}_asl.json", fields)
+        (scratch / f"{name}_aslcontext.tsv").write_text("\n".join(["volume_type", *types]) + "\n", encoding="utf-8")
+        target = f"bids::{folder}/perf/{name}_asl.nii.gz"
+        if sidecar.values.get("M0Type") == "Separate":
+            _copy_m0(path, scratch, name, target)
+        description: dict[str, Any] = {
+            "Name": "Decoded arterial spin labeling",
+            "BIDSVersion": "1.10.0",
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": "aslpinn", "Version": __version__, "Description": "aslpinn decode"}],
+        }
+        dump(scratch / "dataset_description.json", description)
+        perf = out / folder / "perf"
+        perf.mkdir(parents=True, exist_ok=True)
+        if (out / "dataset_description.json").is_file():  # several subjects share it
+            (scratch / "dataset_description.json").unlink()
+        else:
+            os.replace(scratch / "dataset_description.json", out / "dataset_description.json")
+        names = sorted((file.name for file in scratch.iterdir()), key=lambda file: file.endswith("_asl.nii.gz"))
+        for file in names:  # the series last: where it stands, all that belongs to it stands
+            os.replace(scratch / file, perf / file)
+    return [perf / file for file in reversed(names) if file.endswith(".nii.gz")]
+
+
+def _decoded(image: Image, layout: Layout) -> tuple[NDArray[np.float32], int]:
+    """m0scan volumes, then the mean decoded sub-boli: (X, Y, Z, M + K); and M."""
+    assert layout.encoding is not None
+    deltam = layout.difference(image.data)
+    boli = layout.encoding.matrix.shape[1]
+    mean = deltam.reshape(*deltam.shape[:3], -1, boli).mean(axis=3)
+    first = [volume for volume, word in enumerate(layout.types) if word == "m0scan"]
+    return np.concatenate([image.data[..., first], mean], axis=3).astype(np.float32), len(first)
+
+
+def _write(file: Path, data: NDArray[np.float32], image: Image) -> None:
+    header = nib.Nifti1Header.from_header(image.header, check=False)
+    header.set_data_dtype(np.float32)
+    header.set_data_shape(data.shape)
+    header.set_slope_inter(1, 0)
+    header.set_zooms((*image.voxel_size, 1.0))
+    header["cal_max"] = header["cal_min"] = 0
+    nib.save(nib.Nifti1Image(data, image.affine, header=header), file)
+
+
+def _copy_m0(path: Path, scratch: Path, name: str, target: str) -> None:
+    """The separate M0 scan and its sidecar, meant for the decoded series."""
+    source = find_m0(path)
+    if source is None:
+        return
+    stem, extension = split_name(source)
+    shutil.copyfile(source, scratch / f"{name}_m0scan{extension}")
+    sidecar = source.with_name(f"{stem}.json")
+    values = read_json(sidecar) if sidecar.is_file() else {}
+    dump(scratch / f"{name}_m0scan.json", values | {"IntendedFor": target})

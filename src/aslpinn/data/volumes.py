@@ -1,0 +1,157 @@
+"""What each volume of a raw series is, and how volumes become control minus label: pairs, deltam, Hadamard decoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..physics import Acquisition, Constants, hadamard
+from .encoded import Encoding, decode_series, encoded_volumes, read_encoding
+from .images import Image
+from .preprocess import form_pairs
+from .sidecar import Sidecar, read_context
+
+Volume = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The volumes of a series.
+
+    types: their words in the aslcontext; context: that file; encoding: how they were Hadamard-encoded, or None;
+    index: volumes that each delta-M volume is made from, (P, 2) control and label, (P,) deltam, or (P,) the first
+    encoded volume of its repeat; tau, pld: (P,) s.
+    """
+
+    types: list[str]
+    context: Path
+    encoding: Encoding | None
+    index: NDArray[np.intp]
+    tau: NDArray[np.float64]
+    pld: NDArray[np.float64]
+
+    @property
+    def raw(self) -> bool:
+        """Whether the volumes show the head, so that motion between them can be found; deltam does not."""
+        return self.encoding is not None or self.index.ndim == 2
+
+    @property
+    def encoded(self) -> NDArray[np.intp]:
+        """The encoded volumes, in whole repeats."""
+        return np.flatnonzero(np.array(self.types) == "n/a")
+
+    def acquisition(
+        self, offset: NDArray[np.float64] | None = None, axis: int = 2, constants: Constants | None = None
+    ) -> Acquisition:
+        """Timing of the delta-M volumes."""
+        return Acquisition(self.tau, self.pld, offset, axis, constants)
+
+    def difference(self, data: Volume) -> Volume:
+        """Control minus label of pairs, deltam volumes, or decoded sub-boli, repeats kept: (X, Y, Z, P)."""
+        if self.encoding is not None:
+            return decode_series(data[..., self.encoded], self.encoding, average=False).astype(np.float32)
+        if self.index.ndim == 1:
+            return data[..., self.index]
+        return data[..., self.index[:, 0]] - data[..., self.index[:, 1]]
+
+    def static(self, data: Volume) -> Volume | None:
+        """The mean control image, measured or of an all-control encoding; None of a deltam series."""
+        if self.encoding is not None:
+            blocks = data[..., self.encoded].reshape(*data.shape[:3], -1, self.encoding.size)
+            return hadamard.static_signal(blocks, self.encoding.matrix).mean(axis=-1).astype(np.float32)
+        if self.index.ndim == 1:
+            return None
+        return np.asarray(data[..., self.index[:, 0]].mean(axis=3), dtype=np.float32)
+
+    def contrasts(self) -> list[str]:
+        """A word for each volume: those of one word show the same static image."""
+        if self.encoding is not None:
+            return ["m0scan" if word == "m0scan" else "encoded" for word in self.types]
+        words = ["m0scan" if word == "m0scan" else word for word in self.types]
+        for tau, pld, volumes in zip(self.tau, self.pld, self.index, strict=True):
+            for volume in np.atleast_1d(volumes):
+                words[volume] = f"pld-{pld:g}-tau-{tau:g}"
+        return words
+
+
+def read_layout(path: Path, image: Image, sidecar: Sidecar, notes: list[str], steps: list[str]) -> Layout:
+    """The layout of a series from its sidecar and aslcontext.
+
+    Raises
+    ------
+    InputError
+        Where volume types, timing or encoding are missing, malformed, contradict each other or cannot be used.
+    """
+    check_labeling(sidecar)
+    types, context = read_context(path, image.data.shape[3])
+    encoding = read_encoding(sidecar)
+    if encoding is not None:
+        volumes = encoded_volumes(types, encoding, context)
+        repeats, boli = volumes.size // encoding.size, encoding.matrix.shape[1]
+        steps.append(f"{volumes.size} Hadamard-encoded volumes: decoded to {boli} sub-boli, {repeats} repeats")
+        index = np.repeat(volumes[:: encoding.size], boli)
+        timing = encoding.acquisition(repeats)
+        return Layout(types, context, encoding, index, timing.labeling_duration, timing.post_labeling_delay)
+    _check_types(types, context)
+    tau, pld = (sidecar.seconds(name, len(types), "volumes") for name in ("LabelingDuration", "PostLabelingDelay"))
+    index = _pairs(types, tau, pld, sidecar, notes, steps)
+    first = index if index.ndim == 1 else index[:, 0]
+    for volume in first:
+        if tau[volume] <= 0:
+            raise sidecar.error("LabelingDuration", f"more than 0 s for volume {volume}, a {types[volume]} volume")
+    return Layout(types, context, None, index, np.array([tau[v] for v in first]), np.array([pld[v] for v in first]))
+
+
+def check_labeling(sidecar: Sidecar) -> None:
+    """InputError unless the labeling is pseudo-continuous or continuous."""
+    kind = sidecar.values.get("ArterialSpinLabelingType")
+    if isinstance(kind, str) and kind.strip().upper() == "PASL":
+        raise sidecar.error("ArterialSpinLabelingType", "PCASL or CASL; the kinetic model here is not that of PASL")
+    sidecar.text("ArterialSpinLabelingType", ("PCASL", "CASL"))
+
+
+def _check_types(types: list[str], context: Path) -> None:
+    if "cbf" in types:
+        raise InputError(
+            f"{context}: row {types.index('cbf') + 1} of volume_type is cbf; expected control, label or deltam: "
+            "CBF maps that the scanner made cannot be fitted"
+        )
+    pairs = {"control", "label"} & set(types)
+    if pairs and "deltam" in types:
+        raise InputError(
+            f"{context}: has deltam beside {' and '.join(sorted(pairs))}; expected pairs or deltam, not both"
+        )
+    if not pairs and "deltam" not in types:
+        encoded = " (n/a volumes are Hadamard-encoded ones: they need the TimeEncoded fields in the sidecar)"
+        raise InputError(
+            f"{context}: has {', '.join(dict.fromkeys(types)) or 'no rows'}; "
+            f"expected control and label, or deltam volumes{encoded if 'n/a' in types else ''}"
+        )
+
+
+def _pairs(
+    types: list[str], tau: list[float], pld: list[float], sidecar: Sidecar, notes: list[str], steps: list[str]
+) -> NDArray[np.intp]:
+    """The volumes (control, label) of every pair, or the deltam volumes."""
+    used = {"control", "label", "deltam", "m0scan"}
+    if set(types) - used:
+        notes.append(f"volumes of type {', '.join(sorted(set(types) - used))} are not used")
+    if "deltam" in types:
+        index = np.flatnonzero(np.array(types) == "deltam")
+        steps.append(f"{index.size} deltam volumes: taken as control minus label")
+        return index
+    pairs = form_pairs(types, tau, pld)
+    if "TotalAcquiredPairs" in sidecar:
+        total = int(sidecar.number("TotalAcquiredPairs", "the number of control-label pairs", low=1))
+        delays = len({(tau[volume], pld[volume]) for volume in pairs[:, 0]})
+        # Some converters count the pairs of one delay; that is not taken for a contradiction.
+        if total < len(pairs) and total * delays != len(pairs):
+            raise sidecar.error("TotalAcquiredPairs", f"at least {len(pairs)}, the pairs in the aslcontext")
+        if total > len(pairs):
+            notes.append(f"TotalAcquiredPairs is {total}, the series has {len(pairs)}: the others were left out before")
+    steps.append(f"{len(pairs)} control-label pairs: control minus label")
+    return pairs
