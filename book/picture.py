@@ -1,4 +1,4 @@
-"""Draw the picture of README.md and of the first page: truth and three fits of one noisy phantom.
+"""Draw the picture of README.md and of the first page: truth and two fits of one noisy phantom.
 
 Run by `make picture`; the picture is committed, because a README cannot compute.
 """
@@ -14,7 +14,7 @@ PICTURE = Path(__file__).parent / "_static" / "picture.png"
 
 
 def main() -> None:
-    """Simulate a brain at tSNR 1.5 (seed 0), fit it three ways, draw CBF and ATT with their relative errors."""
+    """Simulate a brain at tSNR 1.5 (seed 0), fit it twice, draw CBF and ATT with their relative errors."""
     phantom = simulate(tsnr=1.5, seed=0)
     columns = {}
     for name, estimator in (("voxel by voxel", "nlls"), ("multiscale field", "pinn")):
