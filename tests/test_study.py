@@ -242,21 +242,35 @@ def test_reader_copy_drops_what_papermill_injected():
 
 def test_study_file_is_read_relative_to_itself_and_overridden_by_options(tmp_path):
     path = tmp_path / "STUDY.toml"
-    path.write_text('bids = ["data"]\nout = "result"\nestimator = "nlls"\nseed = 3\nparticipants = ["01"]\n')
+    path.write_text(
+        'bids = ["data"]\nout = "result"\nestimators = ["nlls", "pinn:network"]\nseed = 3\nparticipants = ["01"]\n'
+    )
     plan = read_study(path)
     assert plan.bids == (tmp_path / "data",)
     assert plan.out == tmp_path / "result"
-    assert (plan.estimator, plan.seed, plan.participants) == ("nlls", 3, ("01",))
+    assert (plan.main, plan.seed, plan.participants) == (("nlls", "default"), 3, ("01",))
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         ("estimater = 'nlls'", "unknown key 'estimater'"),
-        ("seed = 'one'", "expected int"),
-        ("fast = 1", "expected bool"),
-        ("bids = 'data'", "list of strings"),
+        ("estimators = ['nils']", "estimators has 'nils'; expected some of pinn"),
+        ("estimators = ['pinn:big']", "expected a preset of default, network, paper"),
+        ("estimators = ['vb', 'vb:default']", "expected each once"),
+        ("estimators = []", "at least one"),
+        ("preset = 'big'", "expected one of default"),
+        ("seed = 'one'", "expected a whole number"),
+        ("seed = -1", "expected a whole number, 0 or more"),
+        ("fast = 1", "expected true or false"),
+        ("bids = 'data'", "expected a list of paths"),
         ("out = 3", "expected a path"),
+        ("volunteers = 0", "expected 1 to"),
+        ("chapters = 'kinetics'", "true, false or a list of strings"),
+        ("chapters = ['kinetic']", "expected some of kinetics"),
+        ("constants = 1", "a table of numbers"),
+        ("constants = {t1_blod = 1.6}", "there is no constant 't1_blod'"),
+        ("constants = {t1_blood = -1}", "expected a positive number"),
         ("seed = ", "TOML"),
     ],
 )

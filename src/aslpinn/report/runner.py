@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from .execute import write_atomic
-from .tasks import Task, digest
+from .progress import Progress, progress_for
+from .tasks import Task, combined, digests, stem_of
 
 
 def run_tasks(
@@ -23,41 +27,55 @@ def run_tasks(
 ) -> dict[str, dict[str, Any]]:
     """Run the notebooks that have to run, some at a time; returns the state of each, by key.
 
-    A notebook is skipped where its last run was done with the same hash and its report and maps are still there.
-    The longest of the last run start first. Notebooks run in folder; jobs 0 is one for each core.
+    A notebook is skipped where its last run had the same hashes and was done, with its report and maps still there, or
+    ended because the input is wrong. The longest of the last run start first. Notebooks run in folder; jobs 0 is one
+    for each core.
     """
     jobs = jobs or cores()
     states: dict[str, dict[str, Any]] = {}
-    waiting: list[tuple[float, Task, str]] = []
+    waiting: list[tuple[Task, dict[str, Any]]] = []
+    last: dict[str, float] = {}
     for task in tasks:
-        wanted, last = digest(task), read_state(task)
-        if not force and last.get("state") == "done" and last.get("hash") == wanted and _complete(task, last):
-            states[task.key] = last
+        parts, state = digests(task), read_state(task)
+        if not force and is_current(task, state, parts):
+            states[task.key] = state
         else:
-            waiting.append((last.get("seconds") or 1e9, task, wanted))
+            waiting.append((task, parts))
+            last[task.key] = state.get("seconds") or 0.0
     if states:
         say(f"{len(states)} of {len(tasks)} notebooks are up to date")
-    waiting.sort(key=lambda item: -item[0])
+    waiting.sort(key=lambda item: -(last[item[0].key] or 1e9))
     pool, running = ThreadPoolExecutor(max_workers=jobs), {}
     processes = _Processes()
+    shown = progress_for([task for task, _ in waiting], last, jobs, len(tasks), say)
     try:
-        for _, task, wanted in waiting:
-            running[pool.submit(_run, task, wanted, folder, jobs, processes)] = task
+        for task, parts in waiting:
+            running[pool.submit(_run, task, parts, folder, jobs, processes, shown)] = task
         pending: set[Future[dict[str, Any]]] = set(running)
         while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            done, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
             for future in done:
                 task, state = running[future], future.result()
                 states[task.key] = state
-                count = len(tasks) - len(pending)
-                note = "" if state["state"] == "done" else f": {state['error']}"
-                say(f"[{count}/{len(tasks)}] {task.title} {state['state']} in {state['seconds']:.0f} s{note}")
+                shown.end(task, state)
+            shown.tick()
     except BaseException:
         processes.stop()
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=True, cancel_futures=True)
         raise
+    finally:
+        shown.close()
     pool.shutdown()
     return states
+
+
+def is_current(task: Task, state: dict[str, Any], parts: dict[str, Any] | None = None) -> bool:
+    """Whether a task's last state is what running it again would give."""
+    if state.get("hash") != combined(parts or digests(task)):
+        return False
+    if state.get("state") == "done":
+        return _complete(task, state)
+    return bool(state.get("input_error"))
 
 
 def read_state(task: Task) -> dict[str, Any]:
@@ -80,19 +98,22 @@ class _Processes:
     def __init__(self) -> None:
         self._lock, self._running, self._stopped = Lock(), set[subprocess.Popen[str]](), False
 
-    def run(self, command: list[str], environment: dict[str, str]) -> str:
-        """Run to the end; returns what was written to stderr."""
-        with self._lock:
-            if self._stopped:
-                return "stopped"
-            process = subprocess.Popen(
-                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
-            )
-            self._running.add(process)
-        _, stderr = process.communicate()
+    def run(self, command: list[str], environment: dict[str, str], log: Path, hear: Callable[[str], None]) -> None:
+        """Run to the end: hear gets each line of stdout, the log what was written to stderr."""
+        with log.open("w", encoding="utf-8") as stderr:
+            with self._lock:
+                if self._stopped:
+                    return
+                process = subprocess.Popen(
+                    command, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True, errors="replace"
+                )
+                self._running.add(process)
+            assert process.stdout is not None
+            for line in process.stdout:
+                hear(line)
+            process.wait()
         with self._lock:
             self._running.discard(process)
-        return stderr
 
     def stop(self) -> None:
         """Ask every process to end."""
@@ -102,17 +123,50 @@ class _Processes:
                 process.terminate()
 
 
-def _run(task: Task, wanted: str, folder: Path, jobs: int, processes: _Processes) -> dict[str, Any]:
-    """Run one notebook in a process of its own and keep its state beside the report."""
+def _run(
+    task: Task, parts: dict[str, Any], folder: Path, jobs: int, processes: _Processes, shown: Progress
+) -> dict[str, Any]:
+    """Run one notebook in a process of its own and keep its state beside the report; a full disk is a failure too."""
     start = time.monotonic()
+    shown.start(task)
+    try:
+        state, log = _in_process(task, folder, jobs, processes, shown)
+    except OSError as error:
+        state, log = _failure(f"{error.strerror or error} (the study's folder or the temporary one)"), ""
+    state = {"seconds": round(time.monotonic() - start, 2)} | state
+    traceback = state.pop("traceback", None)  # that is in the log
+    state |= {"hash": combined(parts), "hashes": parts}
+    logfile = task.report.with_name(f"{task.report.stem}.log")
+    try:
+        state["maps"] = _maps(task)
+        if state["state"] == "failed":
+            write_atomic(logfile, f"{traceback or state['error']}\n{log}")
+        else:
+            logfile.unlink(missing_ok=True)
+        write_atomic(task.state_file, json.dumps(state, indent=1))
+    except OSError as error:  # nothing is kept: the next run does it again
+        state |= _failure(f"its result could not be written: {error.strerror}")
+    return state
+
+
+def _in_process(
+    task: Task, folder: Path, jobs: int, processes: _Processes, shown: Progress
+) -> tuple[dict[str, Any], str]:
+    """Run execute.py on a task; what it reports, and what it wrote to stderr."""
     environment = dict(os.environ)
     threads = str(max(1, cores() // jobs))  # so that the notebooks do not fight for the cores
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         environment[name] = threads
     environment["JUPYTER_PREFER_ENV_PATH"] = "1"
     task.report.parent.mkdir(parents=True, exist_ok=True)
+
+    def hear(line: str) -> None:
+        with suppress(ValueError, KeyError, TypeError):  # whatever else a library prints is not for us
+            told = json.loads(line)
+            shown.stage(task, told["section"], (told["cell"] - 1) / told["cells"])
+
     with tempfile.TemporaryDirectory(prefix="aslpinn-") as scratch:
-        job, result = Path(scratch) / "job.json", Path(scratch) / "result.json"
+        job, result, log = (Path(scratch) / name for name in ("job.json", "result.json", "log.txt"))
         description = {
             "notebook": str(task.notebook),
             "output": str(task.report),
@@ -121,27 +175,18 @@ def _run(task: Task, wanted: str, folder: Path, jobs: int, processes: _Processes
             "result": str(result),
         }
         job.write_text(json.dumps(description), encoding="utf-8")
-        log = processes.run([sys.executable, "-m", "aslpinn.report.execute", str(job)], environment)
+        processes.run([sys.executable, "-m", "aslpinn.report.execute", str(job)], environment, log, hear)
+        written = log.read_text(encoding="utf-8", errors="replace")
         try:
-            state: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+            return json.loads(result.read_text(encoding="utf-8")), written
         except (OSError, ValueError):
-            state = {
-                "state": "failed",
-                "seconds": round(time.monotonic() - start, 2),
-                "error": "the process that ran the notebook ended early (out of memory, or stopped from outside)",
-                "input_error": False,
-                "traceback": None,
-                "peak_memory_mb": None,
-            }
-    logfile = task.report.with_name(f"{task.report.stem}.log")
-    if state["state"] == "failed":
-        write_atomic(logfile, f"{state.get('traceback') or state['error']}\n{log}")
-    else:
-        logfile.unlink(missing_ok=True)
-    state = {name: value for name, value in state.items() if name != "traceback"}  # that is in the log
-    state |= {"hash": wanted, "maps": _maps(task)}
-    write_atomic(task.state_file, json.dumps(state, indent=1))
-    return state
+            told = "No space left on device" if "No space left on device" in written else "out of memory, or stopped"
+            return _failure(f"the process that ran the notebook ended early ({told})"), written
+
+
+def _failure(error: str) -> dict[str, Any]:
+    """State of a notebook that the machine, not its input, has ended."""
+    return {"state": "failed", "error": error, "input_error": False, "traceback": None, "peak_memory_mb": None}
 
 
 def _maps(task: Task) -> list[str]:
@@ -149,7 +194,10 @@ def _maps(task: Task) -> list[str]:
     if task.maps is None:
         return []
     folder = task.maps / str(task.parameters["subject"]).split("_")[0]
-    return sorted(path.relative_to(task.maps).as_posix() for path in folder.rglob("*") if path.is_file())
+    own = re.compile(
+        re.escape(stem_of(Path(task.series))) + r"_(desc-[A-Za-z0-9]+_)?[A-Za-z0-9]+\.(json|nii|nii\.gz|tsv)"
+    )
+    return sorted(p.relative_to(task.maps).as_posix() for p in folder.rglob("*") if own.fullmatch(p.name))
 
 
 def _complete(task: Task, state: dict[str, Any]) -> bool:
@@ -157,3 +205,12 @@ def _complete(task: Task, state: dict[str, Any]) -> bool:
     return task.report.is_file() and all(
         task.maps is not None and (task.maps / name).is_file() for name in state.get("maps", [])
     )
+
+
+def sweep(out: Path) -> None:
+    """Remove what a study that was killed left half-written; only while no other study runs in OUT."""
+    for path in [*out.glob("derivatives/*/.aslpinn-*"), *out.glob("derivatives/*/*/.aslpinn-*")]:
+        shutil.rmtree(path, ignore_errors=True)
+    for folder in (".", "group", "chapters", "subjects/*"):
+        for path in out.glob(f"{folder}/.*.part*"):
+            path.unlink(missing_ok=True)

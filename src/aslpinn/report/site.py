@@ -14,17 +14,19 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .tasks import Task
+from .settings import schema_table
+from .tasks import Task, file_digest
 
 #: Above this many subjects their pages are reached from the table of subjects only: a sidebar of hundreds of entries
 #: on every page makes building slower than linear in the pages.
 SIDEBAR_LIMIT = 100
 _TABLE_MARK = "<!-- study tables -->"
+_SCHEMA_MARK = "<!-- study schema -->"
 
 
 def chapters_of(project: Path) -> list[str]:
@@ -40,9 +42,9 @@ def build_site(
     Skipped where nothing that goes in has changed since the site was built.
     """
     pages = stage(project, tasks, record)
-    total = hashlib.sha256()
+    total = hashlib.sha256(file_digest(Path(__file__)).encode())
     for name in sorted(pages):
-        total.update(f"{name} {hashlib.sha256(pages[name]).hexdigest()}".encode())
+        total.update(f"{name} {pages.fingerprint(name)}".encode())
     site, stamp, log = out / "site", out / "site" / ".stamp", out / "logs" / "site.log"
     if (site / "index.html").is_file() and stamp.is_file() and stamp.read_text() == total.hexdigest():
         say(f"the book is up to date: {site / 'index.html'}")
@@ -53,42 +55,85 @@ def build_site(
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+    del content
     start = time.monotonic()
     say(f"building the book: {len(list(folder.rglob('*.ipynb')))} notebooks, {len(list(folder.rglob('*.md')))} pages")
     if not _jupyter_book(folder, log):
         return False
+    (folder / "_build" / "html" / ".stamp").write_text(total.hexdigest())
     shutil.rmtree(site, ignore_errors=True)
     os.replace(folder / "_build" / "html", site)
     shutil.rmtree(folder)
-    stamp.write_text(total.hexdigest())
     say(f"built in {time.monotonic() - start:.0f} s: {site / 'index.html'}")
     return True
 
 
-def stage(project: Path, tasks: Sequence[Task], record: dict[str, Any]) -> dict[str, bytes]:
+class Pages(Mapping[str, bytes]):
+    """Files that jupyter-book gets, by path; executed notebooks are read when asked for, never all at once."""
+
+    def __init__(self) -> None:
+        self._content: dict[str, bytes] = {}
+        self._reports: dict[str, tuple[Path, str, bool]] = {}
+
+    def __setitem__(self, name: str, content: bytes) -> None:
+        self._content[name] = content
+
+    def add_report(self, name: str, report: Path, suffix: str, orphan: bool) -> None:
+        """An executed notebook, of which reader_copy is staged."""
+        self._reports[name] = (report, suffix, orphan)
+
+    def __getitem__(self, name: str) -> bytes:
+        if name in self._content:
+            return self._content[name]
+        report, suffix, orphan = self._reports[name]
+        return reader_copy(report.read_text(encoding="utf-8"), suffix, orphan).encode()
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._content
+        yield from self._reports
+
+    def __len__(self) -> int:
+        return len(self._content) + len(self._reports)
+
+    def fingerprint(self, name: str) -> str:
+        """What changes where the staged file does, without making it."""
+        if name in self._content:
+            return hashlib.sha256(self._content[name]).hexdigest()
+        report, suffix, orphan = self._reports[name]
+        return f"{file_digest(report)} {suffix} {orphan}"
+
+
+def stage(project: Path, tasks: Sequence[Task], record: dict[str, Any]) -> Pages:
     """Every file that jupyter-book gets, by its path."""
-    pages: dict[str, bytes] = {"_config.yml": (project / "_config.yml").read_bytes()}
+    pages = Pages()
+    pages["_config.yml"] = (project / "_config.yml").read_bytes()
+    fill = {_TABLE_MARK: study_tables, _SCHEMA_MARK: lambda _: schema_table()}
     for path in sorted((project / "book").rglob("*")):
         name = path.relative_to(project).as_posix()
         if path.is_file() and path.suffix != ".py" and not any(part.startswith(".") for part in Path(name).parts):
-            pages[name] = path.read_bytes()
-    mark = _TABLE_MARK.encode()
-    for name, content in pages.items():
-        if name.endswith(".md") and mark in content:
-            pages[name] = content.replace(mark, study_tables(record).encode())
+            content = path.read_bytes()
+            for mark, made in fill.items():
+                if name.endswith(".md") and mark.encode() in content:
+                    content = content.replace(mark.encode(), made(record).encode())
+            pages[name] = content
     for task in tasks:
-        name = f"notebooks/{task.key}" if task.kind == "chapter" else f"subjects/{task.key}"
+        name = page_of(task)
         state = record[f"{task.kind}s"][task.key]
         orphan = task.kind == "subject" and len(record["subjects"]) > SIDEBAR_LIMIT
         if state["state"] == "done":
-            suffix = task.key if task.kind == "subject" else ""
-            pages[f"{name}.ipynb"] = reader_copy(task.report.read_text(encoding="utf-8"), suffix, orphan).encode()
+            pages.add_report(f"{name}.ipynb", task.report, task.key if task.kind == "subject" else "", orphan)
         else:
             pages[f"{name}.md"] = ("---\norphan: true\n---\n" * orphan + failed_page(task, state)).encode()
     if record["subjects"]:
         pages["subjects/index.md"] = subjects_page(record).encode()
-    pages["_toc.yml"] = _dump(_with_subjects(_toc(project), tasks, {name.rsplit(".", 1)[0] for name in pages})).encode()
+    staged = {name.rsplit(".", 1)[0] for name in pages}
+    pages["_toc.yml"] = _dump(_with_subjects(_toc(project), tasks, staged)).encode()
     return pages
+
+
+def page_of(task: Task) -> str:
+    """Path of a task's page in the book, without extension."""
+    return f"notebooks/{task.key}" if task.kind == "chapter" else f"subjects/{task.key}"
 
 
 def reader_copy(notebook: str, suffix: str = "", orphan: bool = False) -> str:
@@ -126,7 +171,9 @@ def _suffix_labels(cells: list[dict[str, Any]], suffix: str) -> None:
 def failed_page(task: Task, state: dict[str, Any]) -> str:
     """The page of a notebook that failed: what failed and how to mend it."""
     what = f"The series `{Path(task.series).name}` of data set `{task.dataset}`" if task.series else "This chapter"
-    if task.kind == "chapter":
+    if task.kind == "group":
+        what, mend = "The page of the group", "The subjects' own pages stand; the same study, run again, makes it anew."
+    elif task.kind == "chapter":
         mend = "Run the chapter in Jupyter to see where it stops; after mending it, `make book` runs it again."
     elif state.get("input_error"):
         mend = (
@@ -144,7 +191,7 @@ def failed_page(task: Task, state: dict[str, Any]) -> str:
     return (
         f"# {task.title}: not fitted\n\n{what} could not be completed. What was reported:\n\n"
         f"{fence}text\n{message}\n{fence}\n\n## How to mend it\n\n{mend}\n"
-    ).replace(": not fitted", ": failed" if task.kind == "chapter" else ": not fitted")
+    ).replace(": not fitted", ": not fitted" if task.kind == "subject" else ": failed")
 
 
 def subjects_page(record: dict[str, Any]) -> str:
@@ -155,7 +202,7 @@ def subjects_page(record: dict[str, Any]) -> str:
     lines = [
         "# Subjects",
         "",
-        f"{len(subjects)} series, estimator `{settings['estimator']}`, preset `{settings['preset']}`. "
+        f"{len(subjects)} series, estimator `{settings['estimators'][0]}`, preset `{settings['preset']}`. "
         + (f"{len(failed)} failed; their pages say why." if failed else "All were fitted."),
         "",
         "| subject | data set | state | seconds |",
@@ -174,7 +221,7 @@ def study_tables(record: dict[str, Any]) -> str:
     lines += ["", f"Machine: {record['machine']}.", "", "## Settings", "", "| setting | value |", "|---|---|"]
     lines += [f"| {name} | `{value}` |" for name, value in record["settings"].items()]
     lines += ["", "## Times", "", "| page | state | seconds | peak memory, MB |", "|---|---|---:|---:|"]
-    for kind, folder in (("chapters", "notebooks"), ("subjects", "subjects")):
+    for kind, folder in (("chapters", "notebooks"), ("subjects", "subjects"), ("groups", "subjects")):
         for key, state in record[kind].items():
             memory = state.get("peak_memory_mb") or ""
             lines.append(f"| [{key}](/{folder}/{key}) | {state['state']} | {state['seconds']:.1f} | {memory} |")
@@ -232,7 +279,8 @@ def _with_subjects(toc: dict[str, Any], tasks: Sequence[Task], staged: set[str])
     subjects = [task for task in tasks if task.kind == "subject"]
     if subjects:
         entry: dict[str, Any] = {"file": "subjects/index"}
+        group = [{"file": page_of(task)} for task in tasks if task.kind == "group"]
         if len(subjects) <= SIDEBAR_LIMIT:
             entry["sections"] = [{"file": f"subjects/{task.key}", "title": task.title} for task in subjects]
-        parts.insert(max(0, len(parts) - 1), {"caption": "Subjects", "chapters": [entry]})
+        parts.insert(max(0, len(parts) - 1), {"caption": "Subjects", "chapters": [*group, entry]})
     return toc | {"parts": parts}

@@ -1,8 +1,10 @@
-"""Every subject, then the book: run notebooks side by side, resume by hash, say what failed.
+"""Every subject, then the group, then the book: run notebooks side by side, resume by hash, say what failed.
 
 OUT/chapters/NAME.ipynb             executed chapters
-OUT/subjects/KEY/report.ipynb       one executed report a subject, with report.json (state, seconds, error, hash)
-OUT/derivatives/aslpinn/            maps, BIDS derivatives
+OUT/subjects/KEY/report.ipynb       one executed report a subject, with report.json (state, seconds, error, hashes) and
+                                    measures.json (what the group is made of)
+OUT/group/report.ipynb              the group
+OUT/derivatives/aslpinn/            maps, BIDS derivatives (aslpinn-NAME: those of further estimators)
 OUT/study.json                      the whole study: versions, settings, each notebook's state
 OUT/site/index.html                 the book
 """
@@ -12,92 +14,33 @@ from __future__ import annotations
 import json
 import platform
 import sys
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..errors import InputError
 from .execute import write_atomic
-from .runner import cores, run_tasks
-from .tasks import PACKAGE, Task, chapter_tasks, file_digest, find_project, library_versions, subject_tasks
+from .runner import cores, is_current, read_state, run_tasks, sweep
+from .settings import Study, check, read_study, write_template
+from .tasks import (
+    PACKAGE,
+    Task,
+    chapter_tasks,
+    file_digest,
+    find_project,
+    group_task,
+    library_versions,
+    subject_tasks,
+)
 
-VIRTUAL_SUBJECTS = 2
-
-
-@dataclass(frozen=True)
-class Study:
-    """What to run; the same names are the keys of a STUDY.toml.
-
-    Attributes
-    ----------
-    bids : tuple of Path
-        BIDS data sets whose subjects are fitted.
-    out : Path
-        Folder for everything that is made.
-    virtual : bool
-        Fit the simulated volunteers too (they alone are fitted where bids is empty).
-    chapters, book : bool
-        Run the chapters; build the book.
-    jobs : int
-        Notebooks that run at the same time.
-    fast : bool
-        Short settings, for tests and a first look: the numbers are worse.
-    estimator, preset, seed
-        Passed to each subject's fit.
-    participants : tuple of str
-        Labels of the subjects to fit; empty for all.
-    force : bool
-        Run everything again, whatever the hashes say.
-    """
-
-    bids: tuple[Path, ...] = ()
-    out: Path = Path("build")
-    virtual: bool = False
-    chapters: bool = True
-    book: bool = True
-    jobs: int = 0
-    fast: bool = False
-    estimator: str = "pinn"
-    preset: str = "default"
-    seed: int = 0
-    participants: tuple[str, ...] = ()
-    force: bool = False
+__all__ = ["Study", "command", "read_study", "run_study", "study"]
 
 
-def read_study(path: Path) -> Study:
-    """A Study from a TOML file; paths in it are relative to the file.
-
-    Raises
-    ------
-    InputError
-        Where the file cannot be read, a key is unknown or a value has the wrong type.
-    """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: {error}; expected a TOML file") from None
-    default, values = Study(), {}
-    known = [item.name for item in fields(Study)]
-    for name, value in table.items():
-        if name not in known:
-            raise InputError(f"{path}: unknown key {name!r}; expected one of {', '.join(known)}")
-        expected = getattr(default, name)
-        if isinstance(expected, tuple):
-            if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
-                raise InputError(f"{path}: {name} is {value!r}; expected a list of strings")
-            value = tuple(path.parent / item for item in value) if name == "bids" else tuple(value)
-        elif isinstance(expected, Path):
-            if not isinstance(value, str):
-                raise InputError(f"{path}: {name} is {value!r}; expected a path")
-            value = path.parent / value
-        elif type(value) is not type(expected):
-            raise InputError(f"{path}: {name} is {value!r}; expected {type(expected).__name__}")
-        values[name] = value
-    return Study(**values)
+def _print(text: str) -> None:
+    print(text, flush=True)
 
 
 def study(
@@ -105,7 +48,7 @@ def study(
     out: str | Path = "build",
     jobs: int = 0,
     fast: bool = False,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = _print,
     **settings: Any,
 ) -> int:
     """Run a study; 0 where everything was done, 1 where a notebook or the book failed (see Study for the settings).
@@ -119,33 +62,169 @@ def study(
     return run_study(plan, say)
 
 
-def run_study(plan: Study, say: Callable[[str], None] = print) -> int:
-    """Run a study as planned; see study()."""
-    from .site import build_site, chapters_of
+def run_study(plan: Study, say: Callable[[str], None] = _print, only: Sequence[str] = (), collect: bool = False) -> int:
+    """Run a study as planned; see study().
 
+    only: run these subjects (their keys) and nothing else, beside other processes that do the same. collect: run no
+    subject, take what those processes left, then the group, the chapters and the book.
+    """
+    check(plan)
     project = find_project()
     out = plan.out.resolve()
-    bids = [path.resolve() for path in plan.bids]
-    common = {"fast": plan.fast, "seed": plan.seed}
-    options = common | {"estimator": plan.estimator, "preset": plan.preset}
-    template = project / "notebooks" / "subject.md"
-    subject_tasks(bids, out, template, options, plan.participants)  # refuses bad input before anything is written
-    with _locked(out):
-        if plan.virtual or not bids:
-            bids.insert(0, write_virtual(out / "virtual", plan.fast, plan.seed, say))
-        tasks = subject_tasks(bids, out, template, options, plan.participants)
-        if plan.chapters:
-            tasks = chapter_tasks(chapters_of(project), project, out, common) + tasks
-        states = run_tasks(tasks, project / "notebooks", plan.jobs, plan.force, say)
+    first = replace(plan, participants=(), sessions=()) if uses_virtual(plan) else plan
+    found_subjects(first, project)  # refuses bad input before anything is written
+    chapters = _chapters(plan, project)
+    with locked(out, shared=bool(only)):
+        if not only:
+            sweep(out)
+        if uses_virtual(plan):
+            write_virtual(out / "virtual", plan, say)
+        subjects = found_subjects(plan, project)
+        if only:
+            return _run_only(plan, subjects, only, project, say)
+        chapter = chapter_tasks(chapters, project, out, _common(plan))
+        if collect:
+            states = {task.key: _left(task) for task in subjects}
+            states |= run_tasks(chapter, project / "notebooks", plan.jobs, plan.force, say)
+        else:
+            states = run_tasks([*chapter, *subjects], project / "notebooks", plan.jobs, plan.force, say)
+        tasks = [*chapter, *subjects]
+        group = _run_group(plan, project, subjects, states, say)
+        if group is not None:
+            tasks.append(group)
         record = summary(plan, tasks, states)
-        write_atomic(out / "study.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
-        failed = [task for task in tasks if states[task.key]["state"] != "done"]
-        built = build_site(project, out, tasks, record, say) if plan.book else True
+        built = _finish(plan, project, tasks, record, say)
+    failed = [task for task in tasks if states[task.key]["state"] != "done"]
     for task in failed:
         print(f"aslpinn: {task.title}: {states[task.key]['error']}", file=sys.stderr)
     if not built:
         print(f"aslpinn: the book was not built; {out / 'logs' / 'site.log'} says why", file=sys.stderr)
     return 1 if failed or not built else 0
+
+
+def _finish(
+    plan: Study, project: Path, tasks: Sequence[Task], record: dict[str, Any], say: Callable[[str], None]
+) -> bool:
+    """Write study.json and build the book; whether the book stands, or none was asked for."""
+    from .site import build_site
+
+    out = plan.out.resolve()
+    write_atomic(out / "study.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
+    return build_site(project, out, tasks, record, say) if plan.book else True
+
+
+def _common(plan: Study) -> dict[str, Any]:
+    return {"fast": plan.fast, "seed": plan.seed}
+
+
+def uses_virtual(plan: Study) -> bool:
+    """Whether simulated volunteers are among the subjects."""
+    return plan.virtual or not plan.bids
+
+
+def found_subjects(plan: Study, project: Path) -> list[Task]:
+    """The subjects of a study; simulated ones are among them where they have been written.
+
+    Raises
+    ------
+    InputError
+        Where a data set cannot be used, or no subject has the labels asked for.
+    """
+    out = plan.out.resolve()
+    bids = [path.resolve() for path in plan.bids]
+    if uses_virtual(plan) and any((out / "virtual").glob("sub-*/perf/*_asl.nii.gz")):
+        bids.insert(0, out / "virtual")
+    estimator, preset = plan.main
+    own = {
+        "estimator": estimator,
+        "preset": preset,
+        "constants": dict(sorted(plan.constants.items())),
+        "held_out": plan.held_out,
+    }
+    template = project / "notebooks" / "subject.md"
+    others = [
+        f"{name}:{plan.preset}" if ":" not in name and plan.preset != "default" else name for name in plan.estimators
+    ]
+    return subject_tasks(bids, out, template, _common(plan) | own, plan.participants, plan.sessions, compare=others[1:])
+
+
+def _chapters(plan: Study, project: Path) -> list[str]:
+    """Names of the chapters to run; InputError where one is named that the book does not have."""
+    from .site import chapters_of
+
+    if plan.chapters is False:
+        return []
+    known = chapters_of(project)
+    if plan.chapters is True:
+        return known
+    for name in plan.chapters:
+        if name not in known:
+            raise InputError(f"chapters has {name!r}; expected some of {', '.join(known)}")
+    return [name for name in known if name in plan.chapters]
+
+
+def _run_only(
+    plan: Study, subjects: Sequence[Task], only: Sequence[str], project: Path, say: Callable[[str], None]
+) -> int:
+    known = {task.key: task for task in subjects}
+    for key in only:
+        if key not in known:
+            raise InputError(f"--only {key}: no such subject; `aslpinn study --list` names those of this study")
+    states = run_tasks([known[key] for key in only], project / "notebooks", plan.jobs, plan.force, say)
+    failed = {key: state for key, state in states.items() if state["state"] != "done"}
+    for key, state in failed.items():
+        print(f"aslpinn: {known[key].title}: {state['error']}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _left(task: Task) -> dict[str, Any]:
+    """The state of a subject that another process ran; failed where it did not, or where it ran something else."""
+    state = read_state(task)
+    if state and (state.get("state") == "failed" or is_current(task, state)):
+        return state
+    told = "was run with other inputs, settings or code" if state else "has not been run, or its process was ended"
+    return {
+        "state": "failed",
+        "error": f"the subject {told}; run it with --only {task.key}",
+        "input_error": False,
+        "seconds": 0.0,
+        "peak_memory_mb": None,
+        "hash": None,
+        "maps": [],
+    }
+
+
+def _run_group(
+    plan: Study,
+    project: Path,
+    subjects: Sequence[Task],
+    states: dict[str, dict[str, Any]],
+    say: Callable[[str], None],
+) -> Task | None:
+    """Write what the group's notebook reads and run it; None where there is no such notebook or no subject."""
+    out = plan.out.resolve()
+    task = group_task(project, out, [t for t in subjects if states[t.key]["state"] == "done"], _common(plan))
+    if not subjects or not task.notebook.is_file():
+        return None
+    rows = []
+    for subject in subjects:
+        state = states[subject.key]
+        done = state["state"] == "done"
+        rows.append(
+            {
+                "key": subject.key,
+                "dataset": subject.dataset,
+                "state": state["state"],
+                "error": state["error"],
+                "seconds": state["seconds"] if done else None,
+                "peak_memory_mb": state.get("peak_memory_mb") if done else None,
+                "measures": f"../subjects/{subject.key}/measures.json" if done else None,
+            }
+        )
+    listed = Path(str(task.parameters["subjects"]))
+    write_atomic(listed, json.dumps({"estimator": ":".join(plan.main), "subjects": rows}, indent=1) + "\n")
+    states |= run_tasks([task], project / "notebooks", 1, plan.force, say)
+    return task
 
 
 def summary(plan: Study, tasks: Sequence[Task], states: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -159,6 +238,7 @@ def summary(plan: Study, tasks: Sequence[Task], states: dict[str, dict[str, Any]
         "settings": settings,
         "chapters": {},
         "subjects": {},
+        "groups": {},
     }
     for task in tasks:
         state = dict(states[task.key])
@@ -168,34 +248,50 @@ def summary(plan: Study, tasks: Sequence[Task], states: dict[str, dict[str, Any]
     return record
 
 
-def write_virtual(folder: Path, fast: bool, seed: int, say: Callable[[str], None] = print) -> Path:
+def write_virtual(folder: Path, plan: Study, say: Callable[[str], None] = _print) -> Path:
     """A BIDS data set of simulated volunteers, each with an anatomy, a perfusion and a noise of its own.
 
-    Written again only where the code that simulates, or a setting, changed.
+    Written again only where the code that simulates, or a setting, changed; of several processes one writes.
     """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / ".virtual.lock").open("a") as stream:
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        return _write_virtual(folder, plan, say)
+
+
+def _write_virtual(folder: Path, plan: Study, say: Callable[[str], None]) -> Path:
     sources = sorted([*(PACKAGE / "data").glob("*.py"), *(PACKAGE / "physics").glob("*.py")])
-    wanted = json.dumps([fast, seed, VIRTUAL_SUBJECTS, *(file_digest(path) for path in sources)])
+    wanted = json.dumps([plan.fast, plan.seed, plan.volunteers, *(file_digest(path) for path in sources)])
     stamp = folder / ".stamp"
     with suppress(OSError):
-        if stamp.read_text() == wanted and len(list(folder.glob("sub-*/perf/*_asl.nii.gz"))) == VIRTUAL_SUBJECTS:
+        if stamp.read_text() == wanted and len(list(folder.glob("sub-*/perf/*_asl.nii.gz"))) == plan.volunteers:
             return folder
+    import shutil
+
     from ..data import simulate, write_phantom
 
-    say(f"simulating {VIRTUAL_SUBJECTS} volunteers")
-    for number in range(1, VIRTUAL_SUBJECTS + 1):
-        coarse: dict[str, Any] = {"voxel_size": (6.0, 6.0, 7.0)} if fast else {}
-        phantom = simulate(seed=seed + number, volunteer=number, **coarse)
+    say(f"simulating {plan.volunteers} volunteers")
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier study with more of them
+    for number in range(1, plan.volunteers + 1):
+        coarse: dict[str, Any] = {"voxel_size": (6.0, 6.0, 7.0)} if plan.fast else {}
+        phantom = simulate(seed=plan.seed + number, volunteer=number, **coarse)
         write_phantom(phantom, folder, subject=f"virtual{number:02d}")
     write_atomic(stamp, wanted)
     return folder
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Make OUT and refuse to run two studies in it at the same time, where the system has file locks."""
+def locked(out: Path, shared: bool = False) -> Iterator[None]:
+    """Make OUT and refuse to run two studies in it at the same time, where the system has file locks.
+
+    Processes that each run subjects of their own (shared) exclude whole studies, not each other.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        stream = (out / ".lock").open("w")
+        stream = (out / ".lock").open("a")
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror}); expected a folder for the study") from None
     with stream:
@@ -203,37 +299,53 @@ def _locked(out: Path) -> Iterator[None]:
             import fcntl
 
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+                fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except BlockingIOError:
                 raise InputError(f"{out}: another study is running there; name another folder with --out") from None
+            except OSError:  # a network file system without locks
+                _print(f"note: {out} has no file locks; nothing keeps two studies apart there")
         yield
 
 
 def add_arguments(parser: Any) -> None:
     """Declare the arguments of `aslpinn study` on an argparse parser."""
-    parser.add_argument("study", nargs="?", type=Path, metavar="STUDY.toml", help="settings; options override it")
-    parser.add_argument("--bids", action="append", type=Path, metavar="DIR", help="a BIDS data set; may be repeated")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for everything that is made (default: build)")
-    parser.add_argument("-j", "--jobs", type=int, metavar="N", help="notebooks at a time (default: one a core)")
-    parser.add_argument("--no-book", action="store_true", help="fit the subjects only: no chapter, no page")
-    parser.add_argument("--virtual", action="store_true", help="the simulated volunteers too, besides --bids")
-    parser.add_argument("--participant", action="append", metavar="LABEL", help="only this subject; may be repeated")
-    parser.add_argument("--estimator", help="estimator of the subjects (default: pinn)")
-    parser.add_argument("--preset", help="its preset: default, network or paper")
-    parser.add_argument("--seed", type=int, help="seed of every random choice (default: 0)")
-    parser.add_argument("--fast", action="store_true", help="short settings: minutes become seconds, numbers are worse")
-    parser.add_argument("--force", action="store_true", help="run everything again")
+    add = parser.add_argument
+    add("study", nargs="?", type=Path, metavar="STUDY.toml", help="settings; options override it")
+    add("--init", action="store_true", help="write a commented STUDY.toml and stop")
+    add("--bids", action="append", type=Path, metavar="DIR", help="a BIDS data set; may be repeated")
+    add("--out", type=Path, metavar="DIR", help="folder for everything that is made (default: build)")
+    add("-j", "--jobs", type=int, metavar="N", help="notebooks at a time (default: one a core)")
+    add("--no-book", action="store_true", help="subjects and group only: no chapter, no page")
+    add("--virtual", action="store_true", help="the simulated volunteers too, besides --bids")
+    add("--volunteers", type=int, metavar="N", help="how many volunteers are simulated (default: 2)")
+    add("--participant", action="append", metavar="LABEL", help="only this subject; may be repeated")
+    add("--session", action="append", metavar="LABEL", help="only this session; may be repeated")
+    add(
+        "--estimator", action="append", metavar="NAME[:PRESET]", help="default: pinn; repeated: compared with the first"
+    )
+    add("--preset", help="its preset: default, network or paper")
+    add("--seed", type=int, help="seed of every random choice (default: 0)")
+    add("--fast", action="store_true", help="short settings: minutes become seconds, numbers are worse")
+    add("--force", action="store_true", help="run everything again")
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument("--list", action="store_true", help="print the subjects' keys, one a line, and stop")
+    part.add_argument(
+        "--only", action="append", metavar="KEY", help="run this subject and nothing else; may be repeated"
+    )
+    part.add_argument(
+        "--collect", action="store_true", help="run no subject: group, chapters and book from what is there"
+    )
 
 
-def command(arguments: Any) -> int:
-    """Run `aslpinn study` with parsed arguments; returns the exit code."""
+def plan_of(arguments: Any) -> Study:
+    """The study that parsed arguments ask for."""
     plan = read_study(arguments.study) if arguments.study else Study()
     changes: dict[str, Any] = {}
-    if arguments.bids:
-        changes["bids"] = tuple(arguments.bids)
-    if arguments.participant:
-        changes["participants"] = tuple(arguments.participant)
-    for name in ("out", "jobs", "estimator", "preset", "seed"):
+    lists = {"bids": "bids", "participant": "participants", "session": "sessions", "estimator": "estimators"}
+    for option, name in lists.items():
+        if getattr(arguments, option):
+            changes[name] = tuple(getattr(arguments, option))
+    for name in ("out", "jobs", "preset", "seed", "volunteers"):
         if getattr(arguments, name) is not None:
             changes[name] = getattr(arguments, name)
     for name in ("virtual", "fast", "force"):
@@ -241,7 +353,22 @@ def command(arguments: Any) -> int:
             changes[name] = True
     if arguments.no_book:
         changes |= {"book": False, "chapters": False}
-    plan = replace(plan, **changes)
-    if plan.jobs < 0:
-        raise InputError(f"-j is {plan.jobs}; expected 1 or more")
-    return run_study(plan)
+    return replace(plan, **changes)
+
+
+def command(arguments: Any) -> int:
+    """Run `aslpinn study` with parsed arguments; returns the exit code."""
+    if arguments.init:
+        path = arguments.study or Path("STUDY.toml")
+        write_template(path)
+        print(f"{path}: written; every key is explained there")
+        return 0
+    plan = plan_of(arguments)
+    if arguments.list:
+        check(plan)
+        if uses_virtual(plan):
+            with locked(plan.out.resolve(), shared=True):
+                write_virtual(plan.out.resolve() / "virtual", plan, lambda text: print(text, file=sys.stderr))
+        print("\n".join(task.key for task in found_subjects(plan, find_project())))
+        return 0
+    return run_study(plan, only=arguments.only or (), collect=arguments.collect)

@@ -13,10 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from .settings import labels
 
 PACKAGE = Path(__file__).resolve().parents[1]
 #: Sources that do not change what a notebook computes: editing them makes no notebook run again.
-NOT_HASHED = {"cli.py", "report/study.py", "report/runner.py", "report/tasks.py", "report/execute.py", "report/site.py"}
+NOT_HASHED = {
+    "cli.py",
+    *(
+        f"report/{name}.py"
+        for name in ("study", "runner", "tasks", "execute", "site", "settings", "progress", "cluster")
+    ),
+    "report/group.py",  # these two are inputs of the group's notebook
+    "report/figures/group.py",
+}
+#: Parameters that only say where files lie: what is in the files counts, so that a study may be moved.
+PLACES = ("asl", "out", "measures", "compare", "subjects")
 LIBRARIES = ("matplotlib", "nibabel", "nilearn", "numba", "numpy", "scikit-image", "scipy", "torch")
 
 
@@ -29,13 +40,15 @@ class Task:
     key : str
         Name of its page and folder; letters, digits, "-", "_" and "+" only.
     kind : str
-        "chapter" or "subject".
+        "chapter", "subject" or "group".
     notebook, report : Path
         The md:myst source, and where the executed notebook goes.
     parameters : dict
         Passed by papermill where the notebook declares them.
     inputs : tuple of Path
         Files whose content decides, with the notebook, the parameters and the core, whether it must run again.
+    root : Path or None
+        Folder to which names of inputs are relative in the records.
     title, dataset, series : str
         For subjects: the page's title, the data set's folder name and the ASL series.
     maps : Path or None
@@ -48,10 +61,16 @@ class Task:
     report: Path
     parameters: dict[str, Any]
     inputs: tuple[Path, ...] = ()
+    root: Path | None = None
     title: str = ""
     dataset: str = ""
     series: str = ""
     maps: Path | None = field(default=None)
+
+    @property
+    def measures(self) -> Path:
+        """Where a subject's notebook leaves the numbers that the group is made of."""
+        return self.report.with_name("measures.json")
 
     @property
     def state_file(self) -> Path:
@@ -89,41 +108,57 @@ def find_series(bids_dir: Path) -> list[Path]:
 
 
 def subject_tasks(
-    bids_dirs: Sequence[Path], out: Path, notebook: Path, parameters: dict[str, Any], participants: Sequence[str] = ()
+    bids_dirs: Sequence[Path],
+    out: Path,
+    notebook: Path,
+    parameters: dict[str, Any],
+    participants: Sequence[str] = (),
+    sessions: Sequence[str] = (),
+    compare: Sequence[str] = (),
 ) -> list[Task]:
     """One task for each ASL series of the data sets; sub-XX where that is unambiguous, longer names where it is not.
 
     A subject with one series is called sub-XX, with several by the stems of the files. A name found in more than one
-    data set gets the folder name of its data set in front, on the page and below derivatives/aslpinn.
+    data set gets the folder name of its data set in front, on the page and below derivatives/aslpinn. compare names
+    the estimators whose maps go to derivatives/aslpinn-NAME.
     """
-    wanted = {label.removeprefix("sub-") for label in participants}
     rows: list[tuple[str, str, Path, Path]] = []
-    labels = _dataset_labels(bids_dirs)
+    roots = _dataset_labels(bids_dirs)
     for root in bids_dirs:
-        series = find_series(root)
+        series = [path for path in find_series(root) if _chosen(path.relative_to(root), participants, sessions)]
         count = Counter(path.relative_to(root).parts[0] for path in series)
         for path in series:
             subject = path.relative_to(root).parts[0]
-            if wanted and subject.removeprefix("sub-") not in wanted:
-                continue
-            name = subject if count[subject] == 1 else path.name.split("_asl.nii")[0]
-            rows.append((_safe(name), labels[root], root, path))
-    if wanted and not rows:
-        raise InputError(f"none of the participants {', '.join(sorted(wanted))} is in {', '.join(map(str, bids_dirs))}")
+            name = subject if count[subject] == 1 else stem_of(path)
+            rows.append((_safe(name), roots[root], root, path))
+    if not rows and bids_dirs:
+        wanted = [*(f"sub-{x}" for x in sorted(labels(participants, "sub-")))]
+        wanted += [f"ses-{x}" for x in sorted(labels(sessions, "ses-"))]
+        raise InputError(f"no series of {', '.join(wanted)} is in {', '.join(map(str, bids_dirs))}")
     names = Counter(name for name, *_ in rows)
     tasks = []
     for name, dataset, root, path in rows:
         clash = names[name] > 1
         key = f"{dataset}_{name}" if clash else name
-        maps = out / "derivatives" / "aslpinn" / (dataset if clash else "")
+        below = dataset if clash else ""
+        maps = out / "derivatives" / "aslpinn" / below
+        report = out / "subjects" / key / "report.ipynb"
+        own = {
+            "asl": str(path),
+            "subject": name,
+            "out": str(maps),
+            "measures": str(report.with_name("measures.json")),
+            "compare": {other: str(out / "derivatives" / f"aslpinn-{_safe(other)}" / below) for other in compare},
+        }
         tasks.append(
             Task(
                 key=key,
                 kind="subject",
                 notebook=notebook,
-                report=out / "subjects" / key / "report.ipynb",
-                parameters=parameters | {"asl": str(path), "subject": name, "out": str(maps)},
+                report=report,
+                parameters=parameters | own,
                 inputs=tuple(input_files(path, root)),
+                root=root,
                 title=f"{dataset}: {name}" if len(bids_dirs) > 1 else name,
                 dataset=dataset,
                 series=str(path),
@@ -131,6 +166,20 @@ def subject_tasks(
             )
         )
     return tasks
+
+
+def stem_of(series: Path) -> str:
+    """Name of a series without _asl and its extension, as its maps begin."""
+    return series.name.split("_asl.nii")[0]
+
+
+def _chosen(series: Path, participants: Sequence[str], sessions: Sequence[str]) -> bool:
+    """Whether a series, relative to its data set, is among the labels asked for."""
+    subject, second = series.parts[0].removeprefix("sub-"), series.parts[1]
+    session = second.removeprefix("ses-") if second.startswith("ses-") else None
+    return (not participants or subject in labels(participants, "sub-")) and (
+        not sessions or session in labels(sessions, "ses-")
+    )
 
 
 def chapter_tasks(names: Iterable[str], project: Path, out: Path, parameters: dict[str, Any]) -> list[Task]:
@@ -162,21 +211,55 @@ def input_files(series: Path, root: Path) -> list[Path]:
     return sorted(files)
 
 
-def digest(task: Task) -> str:
-    """SHA-256 of everything that a task's outcome depends on: notebook, parameters, core, libraries, inputs."""
-    total = hashlib.sha256()
-    total.update(core_digest().encode())
-    total.update(file_digest(task.notebook).encode())
-    total.update(json.dumps(task.parameters, sort_keys=True).encode())
+def group_task(project: Path, out: Path, members: Sequence[Task], parameters: dict[str, Any]) -> Task:
+    """The notebook of the group, from OUT/group/subjects.json and the measures of its subjects."""
+    listed = out / "group" / "subjects.json"
+    sources = (PACKAGE / "report" / "group.py", PACKAGE / "report" / "figures" / "group.py")
+    return Task(
+        key="group",
+        kind="group",
+        notebook=project / "notebooks" / "group.md",
+        report=out / "group" / "report.ipynb",
+        parameters=parameters | {"subjects": str(listed)},
+        inputs=(listed, *sources, *(task.measures for task in members if task.measures.is_file())),
+        title="group",
+    )
+
+
+def digests(task: Task) -> dict[str, Any]:
+    """SHA-256 of what a task's outcome depends on: notebook, parameters, core and libraries (code), each input file."""
+    parameters = {name: value for name, value in task.parameters.items() if name not in PLACES}
+    parameters["compare"] = sorted(task.parameters.get("compare", ()))
+    inputs: dict[str, str] = {}
     for path in task.inputs:
-        total.update(f"{path.name} {file_digest(path)}".encode())
-    return total.hexdigest()
+        inside = task.root is not None and path.is_relative_to(task.root)
+        name = path.relative_to(task.root).as_posix() if inside and task.root else f"{path.parent.name}/{path.name}"
+        inputs[name] = file_digest(path)
+    return {
+        "code": core_digest(),
+        "notebook": file_digest(task.notebook),
+        "parameters": hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest(),
+        "inputs": inputs,
+    }
+
+
+def digest(task: Task) -> str:
+    """One SHA-256 of all of digests()."""
+    return combined(digests(task))
+
+
+def combined(parts: dict[str, Any]) -> str:
+    """One SHA-256 of what digests() returned."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """SHA-256 of a file's content; "unreadable" where it cannot be read (the notebook says why, not the runner)."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return "unreadable"
 
 
 @cache

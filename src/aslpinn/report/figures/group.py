@@ -1,0 +1,76 @@
+"""Figures of a group: one point a subject, by region and data set; estimators against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import style as plt
+from .style import CATEGORICAL, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Values = NDArray[np.float64]
+
+
+@styled
+def subject_values(
+    panels: Mapping[str, Mapping[str, Values]],
+    names: Mapping[str, Sequence[str]] | None = None,
+    marked: Sequence[str] = (),
+) -> Figure:
+    """One panel a quantity: a point a subject and a bar at the median, in a column for each group.
+
+    panels: axis label -> {column: values}; NaN is left out. names: column -> the subject of each value; those in
+    marked are ringed and named.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.7 * len(panels), 3.2), squeeze=False)
+    for panel, (label, columns) in zip(axes[0], panels.items(), strict=True):
+        for at, (column, values) in enumerate(columns.items()):
+            kept = np.flatnonzero(np.isfinite(values))
+            if kept.size == 0:
+                continue
+            points = values[kept]
+            across = at + _spread(points)
+            panel.plot(across, points, "o", color=CATEGORICAL[at % 6], markersize=4, alpha=0.6, markeredgewidth=0)
+            panel.hlines(np.median(points), at - 0.35, at + 0.35, color="0.2", linewidth=1.6)
+            for x, index in zip(across, kept, strict=True):
+                name = names[column][int(index)] if names else ""
+                if name in marked:
+                    panel.plot(x, values[index], "o", markersize=9, markerfacecolor="none", markeredgecolor="0.1")
+                    panel.annotate(name, (x, values[index]), (6, 3), textcoords="offset points", fontsize=7)
+        panel.set_xticks(range(len(columns)), list(columns), rotation=20 if len(columns) > 2 else 0, fontsize=9)
+        panel.set_xlim(-0.6, len(columns) - 0.4)
+        panel.set_ylabel(label)
+        if np.nanmin([np.nanmin(v, initial=np.inf) for v in columns.values()]) >= 0:
+            panel.set_ylim(bottom=0)
+    return figure
+
+
+def _spread(values: Values) -> Values:
+    """Sideways shifts, the same on every run, that keep near-equal values apart."""
+    shift = np.zeros(values.size)
+    order = np.argsort(values, kind="stable")
+    shift[order] = ((np.arange(values.size) * 0.618034) % 1 - 0.5) * 0.5
+    return shift if values.size > 1 else np.zeros(values.size)
+
+
+@styled
+def paired(mine: Values, others: Mapping[str, Values], label: str, name: str) -> Figure:
+    """One point a subject: an error of the main estimator (up) against that of each other (across); below is better."""
+    figure, panel = plt.subplots(figsize=(4.2, 3.8))
+    everything: list[Any] = [mine[np.isfinite(mine)]]
+    for index, (other, values) in enumerate(others.items()):
+        both = np.isfinite(mine) & np.isfinite(values)
+        marker = "osD^v"[index % 5]
+        panel.plot(values[both], mine[both], marker, color=CATEGORICAL[index + 1], markersize=5, alpha=0.7, label=other)
+        everything.append(values[both])
+    high = 1.05 * max((float(v.max()) for v in everything if v.size), default=1.0)
+    panel.plot([0, high], [0, high], color="0.5", linewidth=1)
+    panel.set(xlabel=f"{label}, other estimator", ylabel=f"{label}, {name}", xlim=(0, high), ylim=(0, high))
+    panel.legend()
+    return figure

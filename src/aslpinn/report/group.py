@@ -1,0 +1,243 @@
+"""The group: what the subjects' notebooks measured, as rows, tables with links, and outliers by name."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+
+#: |robust z| above which a subject is named (Iglewicz and Hoaglin 1993, How to Detect and Handle Outliers).
+OUTLYING = 3.5
+#: Fewest subjects among which one can be called an outlier.
+FEWEST = 5
+REGIONS = {"gm": "gray matter", "wm": "white matter", "mask": "brain mask"}
+
+#: What is looked at for outliers: (region, name) or ("", name) for quality, and how a reader calls it.
+WATCHED: dict[tuple[str, str], str] = {
+    ("gm", "cbf_median"): "CBF of gray matter",
+    ("mask", "cbf_median"): "CBF",
+    ("gm", "att_median"): "ATT of gray matter",
+    ("mask", "att_median"): "ATT",
+    ("mask", "residual"): "residual",
+    ("", "held_out"): "held-out error",
+    ("", "spatial_cov"): "spatial CoV of CBF",
+    ("", "flagged"): "share of flagged voxels",
+}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One subject of the group: its page's key, its data set, and what was measured (empty where it failed)."""
+
+    key: str
+    dataset: str
+    state: str
+    error: str | None = None
+    seconds: float | None = None
+    measures: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        """Whether there are numbers."""
+        return self.state == "done" and bool(self.measures)
+
+    def value(self, region: str, name: str, estimator: str | None = None) -> float:
+        """One number of a region, or without one of quality, or the held-out error; NaN where it was not measured."""
+        record = self.measures if estimator is None else self.measures.get("compare", {}).get(estimator, {})
+        if name in ("held_out", "half"):
+            row = {"held_out": record.get("held_out", {}).get("fit"), "half": record.get("held_out", {}).get("half")}
+        else:
+            row = record.get("regions", {}).get(region, {}) if region else record.get("quality", {})
+        found = row.get(name)
+        return float("nan") if found is None else float(found)
+
+
+def read_group(path: str | Path) -> tuple[str, list[Member]]:
+    """Main estimator and members from OUT/group/subjects.json, each with its measures.
+
+    Raises
+    ------
+    InputError
+        Where the file is not what `aslpinn study` writes.
+    """
+    file = Path(path)
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        members = []
+        for row in record["subjects"]:
+            measured = _measures(file.parent / row["measures"]) if row["measures"] else {}
+            members.append(Member(row["key"], row["dataset"], row["state"], row["error"], row["seconds"], measured))
+        return str(record["estimator"]), members
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: {error!r}; expected the list of subjects that aslpinn study writes") from None
+
+
+def _measures(file: Path) -> dict[str, Any]:
+    """What a subject's notebook measured; empty where it measured nothing (a template without that cell)."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def values_of(members: Iterable[Member], region: str, name: str, estimator: str | None = None) -> NDArray[np.float64]:
+    """One number of every member, NaN where it has none."""
+    return np.array([member.value(region, name, estimator) for member in members], dtype=np.float64)
+
+
+def robust_z(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """0.6745 (x - median) / MAD, NaN where x is; 0 everywhere if more than half of the values are equal."""
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        return np.full(values.shape, np.nan)
+    middle = np.median(finite)
+    spread = np.median(np.abs(finite - middle))
+    if spread <= 1e-12 * max(1.0, abs(float(middle))):
+        return np.where(np.isfinite(values), 0.0, np.nan)
+    return 0.6745 * (values - middle) / spread
+
+
+def outliers(members: Sequence[Member], limit: float = OUTLYING) -> dict[str, list[tuple[str, float, float]]]:
+    """Key -> (what, value, robust z) of each number that lies far from the group's median; data sets apart.
+
+    Groups of fewer than FEWEST have none: protocols differ between data sets, and a median of four says little.
+    """
+    found: dict[str, list[tuple[str, float, float]]] = {}
+    for dataset in dict.fromkeys(member.dataset for member in members):
+        here = [member for member in members if member.dataset == dataset and member.done]
+        if len(here) < FEWEST:
+            continue
+        for (region, name), told in WATCHED.items():
+            values = values_of(here, region, name)
+            for member, value, z in zip(here, values, robust_z(values), strict=True):
+                if abs(z) > limit:
+                    found.setdefault(member.key, []).append((told, float(value), float(z)))
+    return found
+
+
+def regions_in(members: Iterable[Member]) -> list[str]:
+    """Regions that any member has, gray matter first."""
+    names = {name for member in members for name in member.measures.get("regions", {})}
+    return [name for name in REGIONS if name in names]
+
+
+def compared_in(members: Iterable[Member]) -> list[str]:
+    """Further estimators that any member was fitted with."""
+    return list(dict.fromkeys(name for member in members for name in member.measures.get("compare", {})))
+
+
+def summary_text(members: Sequence[Member]) -> str:
+    """How many there are, how many failed, in a sentence or two of markdown."""
+    failed = [member for member in members if member.state != "done"]
+    sets = Counter(member.dataset for member in members)
+    told = ", ".join(f"{count} of `{name}`" for name, count in sets.items())
+    text = f"**{len(members)} series** ({told}); {len(members) - len(failed)} were fitted"
+    if not failed:
+        return text + ", none failed."
+    named = ", ".join(link(member.key) for member in failed[:20]) + (" and others" if len(failed) > 20 else "")
+    return text + f", **{len(failed)} failed**: {named}. Their pages say why."
+
+
+def link(key: str) -> str:
+    """A markdown link to a subject's page."""
+    return f"[{key}](/subjects/{key})"
+
+
+def subjects_table(members: Sequence[Member]) -> str:
+    """One markdown line a subject: CBF, ATT and residual of the smallest set of regions, errors, quality, outliers."""
+    regions = regions_in(members)
+    shown = [name for name in regions if name != "mask"] or ["mask"]
+    odd = outliers(members)
+    head = ["subject", "data set"]
+    head += [f"CBF {name.upper() if name != 'mask' else 'mask'}" for name in shown]
+    head += [f"ATT {name.upper() if name != 'mask' else 'mask'}, s" for name in shown]
+    head += ["residual", "held-out", "spatial CoV", "flagged", "seconds", "stands out in"]
+    lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(head) - 3) + "---|"]
+    for member in members:
+        if not member.done:
+            told = "fitted, not measured" if member.state == "done" else "failed"
+            lines.append(f"| {link(member.key)} | {member.dataset} |" + " |" * (len(head) - 3) + f" {told} |")
+            continue
+        cells = [f"{member.value(name, 'cbf_median'):.1f}" for name in shown]
+        cells += [f"{member.value(name, 'att_median'):.2f}" for name in shown]
+        cells += [f"{1e4 * member.value('mask', 'residual'):.2f}", f"{1e4 * member.value('', 'held_out'):.2f}"]
+        cells += [f"{member.value('', 'spatial_cov'):.2f}", f"{100 * member.value('', 'flagged'):.0f} %"]
+        cells += [f"{member.seconds or 0:.0f}", ", ".join(told for told, *_ in odd.get(member.key, []))]
+        cells = ["" if cell.startswith("nan") else cell for cell in cells]
+        lines.append(f"| {link(member.key)} | {member.dataset} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def outliers_text(members: Sequence[Member]) -> str:
+    """Outliers by name, as a markdown list."""
+    found = outliers(members)
+    sizes = Counter(member.dataset for member in members if member.done)
+    small = [f"`{name}`" for name, count in sizes.items() if count < FEWEST]
+    lines = [
+        f"- {link(key)}: " + "; ".join(f"{told} {value:.3g} (robust z {z:+.1f})" for told, value, z in rows)
+        for key, rows in found.items()
+    ]
+    if not lines:
+        lines.append(f"No subject lies more than {OUTLYING:g} robust standard deviations from its data set's median.")
+    if small:
+        lines += ["", f"Not looked at, with fewer than {FEWEST} subjects: {', '.join(small)}."]
+    return "\n".join(lines)
+
+
+def comparison_table(members: Sequence[Member], estimator: str) -> str:
+    """The paper's Table 1 for these subjects: residual of the main estimator and the others by region, mean +- SD.
+
+    The ratio is that of the residuals, main over other; improved is the share of voxels in which the main estimator's
+    residual is the smaller. Residual RMSE cannot tell fitting from overfitting: the held-out error, where there is one,
+    can. Empty without another estimator.
+    """
+    lines = [
+        "| against | region | residual, "
+        + estimator
+        + " | residual, other | ratio | voxels improved | held-out | other |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    rows = 0
+    done = [member for member in members if member.done]
+    for other in compared_in(done):
+        for region in regions_in(done):
+            mine, theirs = values_of(done, region, "residual"), values_of(done, region, "residual", other)
+            both = np.isfinite(mine) & np.isfinite(theirs)
+            if not both.any():
+                continue
+            improved = 100 * values_of(done, region, "improved", other)[both]
+            cells = [_spread(1e4 * mine[both]), _spread(1e4 * theirs[both]), _spread(mine[both] / theirs[both])]
+            cells.append(_spread(improved) + " %")
+            cells += [
+                _spread(1e4 * values_of(done, "", "held_out", name)) if region == "mask" else ""
+                for name in (None, other)
+            ]
+            lines.append(f"| {other} | {REGIONS[region]} | " + " | ".join(cells) + " |")
+            rows += 1
+    return "\n".join(lines) if rows else ""
+
+
+def _spread(values: NDArray[np.float64]) -> str:
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return ""
+    sd = f" ± {values.std(ddof=1):.2f}" if values.size > 1 else ""
+    return f"{values.mean():.2f}{sd}"
+
+
+def by_dataset(members: Sequence[Member]) -> Mapping[str, list[Member]]:
+    """Members with numbers, by data set, in order of appearance."""
+    found: dict[str, list[Member]] = {}
+    for member in members:
+        if member.done:
+            found.setdefault(member.dataset, []).append(member)
+    return found

@@ -1,0 +1,147 @@
+"""What a study shows while it runs: a table on a terminal, a line for each notebook elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from .tasks import Task
+
+
+@dataclass
+class _Running:
+    title: str
+    begun: float
+    section: str = ""
+    share: float = 0.0
+
+
+class Progress:
+    """Counts notebooks and says how long the rest will take.
+
+    The expected time of a notebook is that of its last run, else the mean of those of its kind that are done, else
+    what its own progress promises.
+    """
+
+    def __init__(
+        self, tasks: Sequence[Task], last: dict[str, float], jobs: int, total: int, say: Callable[[str], None]
+    ) -> None:
+        self.waiting = {task.key: task for task in tasks}
+        self.last, self.jobs, self.total, self.say = last, jobs, total, say
+        self.finished = total - len(tasks)
+        self.running: dict[str, _Running] = {}
+        self.seconds: dict[str, list[float]] = {}
+
+    def start(self, task: Task) -> None:
+        """A notebook begins."""
+        self.waiting.pop(task.key, None)
+        self.running[task.key] = _Running(task.title, time.monotonic())
+
+    def stage(self, task: Task, section: str, share: float) -> None:
+        """A section of a running notebook begins; share of its cells that lie behind."""
+        entry = self.running.get(task.key)
+        if entry is not None:
+            entry.section, entry.share = section, share
+
+    def end(self, task: Task, state: dict[str, Any]) -> None:
+        """A notebook is done or failed."""
+        self.running.pop(task.key, None)
+        self.waiting.pop(task.key, None)
+        self.finished += 1
+        if state["state"] == "done":
+            self.seconds.setdefault(task.kind, []).append(state["seconds"])
+        note = "" if state["state"] == "done" else f": {state['error']}"
+        left = self.remaining()
+        eta = f", about {spell(left)} left" if left and (self.waiting or self.running) else ""
+        count = f"[{self.finished}/{self.total}]"
+        self.line(f"{count} {task.title} {state['state']} in {state['seconds']:.0f} s{eta}{note}")
+
+    def line(self, text: str) -> None:
+        """One line that stays."""
+        self.say(text)
+
+    def tick(self) -> None:
+        """Called about once a second."""
+
+    def close(self) -> None:
+        """Nothing more comes."""
+
+    def expected(self, key: str, kind: str) -> float | None:
+        """Seconds that a notebook will take in all, where anything is known."""
+        done = self.seconds.get(kind)
+        return self.last.get(key) or (sum(done) / len(done) if done else None)
+
+    def remaining(self) -> float | None:
+        """Seconds until all are done; None before anything is known."""
+        now, total = time.monotonic(), 0.0
+        for key, entry in self.running.items():
+            passed = now - entry.begun
+            full = self.expected(key, "subject") or (passed / entry.share if entry.share > 0.1 else None)
+            if full is None:
+                return None
+            total += max(full - passed, 0.0)
+        for key, task in self.waiting.items():
+            full = self.expected(key, task.kind)
+            if full is None:
+                return None
+            total += full
+        return total / max(1, min(self.jobs, len(self.running) + len(self.waiting)))
+
+
+class Table(Progress):
+    """The same on a terminal: under the lines a table of what runs, drawn anew in place."""
+
+    def __init__(self, *args: Any, stream: TextIO = sys.stdout) -> None:
+        super().__init__(*args)
+        self.stream, self.drawn, self.at = stream, 0, 0.0
+
+    def line(self, text: str) -> None:
+        """One line above the table."""
+        self._erase()
+        self.say(text)
+        self.tick()
+
+    def tick(self) -> None:
+        """Draw the table."""
+        import shutil
+
+        self._erase()
+        width = shutil.get_terminal_size().columns - 1
+        left = self.remaining()
+        rows = [f"{'notebook':<28} {'section':<34} {'cells':>5} {'time':>7}"]
+        for entry in self.running.values():
+            passed = spell(time.monotonic() - entry.begun)
+            rows.append(f"{entry.title[:28]:<28} {entry.section[:34]:<34} {entry.share:>5.0%} {passed:>7}")
+        rest = f", about {spell(left)} left" if left is not None else ""
+        rows.append(f"{self.finished} of {self.total} done, {len(self.waiting)} waiting{rest}")
+        self.stream.write("".join(f"{row[:width]}\n" for row in rows))
+        self.stream.flush()
+        self.drawn = len(rows)
+
+    def close(self) -> None:
+        """Take the table away."""
+        self._erase()
+        self.stream.flush()
+
+    def _erase(self) -> None:
+        if self.drawn:
+            self.stream.write(f"\x1b[{self.drawn}A\x1b[J")
+            self.drawn = 0
+
+
+def progress_for(
+    tasks: Sequence[Task], last: dict[str, float], jobs: int, total: int, say: Callable[[str], None]
+) -> Progress:
+    """A table where stdout is a terminal, lines elsewhere."""
+    kind = Table if sys.stdout.isatty() else Progress
+    return kind(tasks, last, jobs, total, say)
+
+
+def spell(seconds: float) -> str:
+    """Seconds as a reader says them: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
