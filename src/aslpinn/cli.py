@@ -78,7 +78,8 @@ def _fit(arguments: argparse.Namespace) -> int:
     from .data.derivatives import check_output, write_estimate
 
     constants = _constants(arguments.constant)
-    subject = load_subject(arguments.asl, arguments.mask, constants, force=arguments.force)
+    with ProgressReport() as progress:
+        subject = load_subject(arguments.asl, arguments.mask, constants, **_preparation(arguments), progress=progress)
     check_output(arguments.out, subject)
     distinct, _ = subject.acquisition.distinct
     _say(f"{subject.name}: {subject.mask.sum()} voxels, {subject.series.shape[3]} volumes, {len(distinct)} delays")
@@ -128,7 +129,11 @@ def _check(arguments: argparse.Namespace) -> int:
     from .data.check import describe, table
 
     constants = _constants(arguments.constant)
-    found = describe(load_subject(arguments.asl, arguments.mask, constants, force=True))
+    options = _preparation(arguments) | {"force": True}
+    if arguments.motion == "auto":
+        options["motion"] = "look"  # how far the head moves, without correcting it
+    with ProgressReport() as progress:
+        found = describe(load_subject(arguments.asl, arguments.mask, constants, **options, progress=progress))
     print(json.dumps(found, indent=2, ensure_ascii=False) if arguments.json else table(found))
     return DONE
 
@@ -136,7 +141,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _decode(arguments: argparse.Namespace) -> int:
     from .data.decode import decode
 
-    for file in decode(arguments.asl, arguments.out, arguments.mask, force=arguments.force):
+    for file in decode(arguments.asl, arguments.out, arguments.mask, motion=arguments.motion, force=arguments.force):
         print(file)
     return DONE
 
@@ -148,6 +153,18 @@ def _fetch(arguments: argparse.Namespace) -> int:
         with ProgressReport() as progress:
             print(fetch(name, arguments.to, base_url=arguments.base_url, progress=progress), flush=True)
     return DONE
+
+
+def _preparation(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of load_subject."""
+    return {
+        "motion": arguments.motion,
+        "outliers": arguments.outliers == "on",
+        "calibration": arguments.calibration,
+        "m0_fwhm": arguments.smooth_m0,
+        "tissue": arguments.tissue,
+        "force": arguments.force,
+    }
 
 
 def _constants(given: Sequence[str]) -> dict[str, float]:
@@ -253,12 +270,34 @@ def _add_input(command: argparse.ArgumentParser) -> None:
         "suppression_pulses; can be repeated",
     )
 
+    _add_motion(command)
+    command.add_argument("--outliers", choices=("on", "off"), default="on", help="weigh down outlying pairs and slices")
+    command.add_argument(
+        "--calibration",
+        choices=("voxelwise", "reference"),
+        default="voxelwise",
+        help="M0 of each voxel, or of a region",
+    )
+    command.add_argument("--smooth-m0", type=float, default=0.0, metavar="MM", help="FWHM of a Gaussian (default: 0)")
+    command.add_argument(
+        "--tissue", choices=("given", "estimate"), default="given", help="estimate: ICBM maps, where none are given"
+    )
+    _add_force(command)
+
+
+def _add_motion(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--motion",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="rigid motion of raw volumes (auto: corrected where the head moves by 0.2 mm or more)",
+    )
+
 
 def _add_fit(commands: Any) -> None:
     command = _command(commands, "fit", _fit, "CBF and ATT maps of one series, as BIDS derivatives.")
     _add_input(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the derivatives")
-    _add_force(command)
     command.add_argument("--estimator", choices=ESTIMATORS, default="pinn")
     command.add_argument("--preset", choices=("default", "network", "paper"), default="default")
     command.add_argument("--members", type=_positive, metavar="K", help="members of the ensemble")
@@ -283,6 +322,7 @@ def _add_decode(commands: Any) -> None:
     command.add_argument("asl", type=Path, metavar="ASL.nii.gz", help="encoded series of a BIDS data set")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the decoded data set")
     command.add_argument("--mask", type=Path, metavar="FILE", help="brain mask for the check of order and sign")
+    _add_motion(command)
     _add_force(command)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from ..physics.constants import Constants
 from .images import Image, read_image, require_same_grid
 from .kinetics_check import check_kinetics
 from .m0 import M0, read_m0
-from .preprocess import Calibration, brain_mask, calibrate
+from .motion import Motion
+from .preparation import correct_motion, shrink_outliers, tissue_maps
+from .preprocess import Calibration, brain_mask, calibrate, reference_region, smooth_inside
 from .sidecar import Sidecar, entities, read_sidecar, shorten, split_name
 from .timing import read_slice_timing, read_suppression
 from .tissue import find_tissue
@@ -56,6 +58,10 @@ class Subject:
         What was read and done, ready for JSON: inputs, volumes, m0, mask, steps, notes.
     header : object
         Header of the ASL file, for writing maps on the same grid.
+    motion : Motion or None
+        Rigid motion of the file's volumes, where it was corrected.
+    volumes : (X, Y, Z, volumes) array or None
+        The file's volumes on one head position, in its units, where motion was corrected.
     """
 
     name: str
@@ -73,6 +79,8 @@ class Subject:
     units: str = "arbitrary"
     provenance: dict[str, Any] = field(default_factory=dict)
     header: Any = None
+    motion: Motion | None = None
+    volumes: Volume | None = None
 
 
 def subject_name(path: Path) -> tuple[str, str]:
@@ -96,7 +104,13 @@ def load_subject(
     mask: str | Path | None = None,
     constants: Mapping[str, float] | None = None,
     *,
+    motion: str = "auto",
+    outliers: bool = True,
+    calibration: str = "voxelwise",
+    m0_fwhm: float = 0.0,
+    tissue: str = "given",
     force: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> Subject:
     """Read an ASL series with its sidecar, aslcontext and M0, subtract or decode, and calibrate to delta-M / M0b.
 
@@ -108,6 +122,16 @@ def load_subject(
         Brain mask on the same grid; by default one is made from M0.
     constants : dict, optional
         Constants by name that replace the defaults and the sidecar's.
+    motion : str
+        "auto": rigid motion of raw volumes is corrected where the head moves by 0.2 mm or more; "on"; "off".
+    outliers : bool
+        Weigh down outlying volumes and slices: they are shrunk towards the mean of their delay's other repeats.
+    calibration : str
+        "voxelwise": M0 of each voxel; "reference": one M0b, from a region of one tissue.
+    m0_fwhm : float
+        mm by which M0 is smoothed inside the mask before voxelwise calibration (Gaussian, FWHM); 0 leaves it.
+    tissue : str
+        "given": partial volumes where there are any; "estimate": else those of the ICBM 152 atlas, registered to M0.
     force : bool
         Go on where order or sign of encoded volumes contradict the kinetics; the contradiction becomes a note.
 
@@ -126,20 +150,32 @@ def load_subject(
     offset, axis = read_slice_timing(sidecar, image, notes, steps)
     acquisition = layout.acquisition(offset, axis, settings)
     m0 = read_m0(image, sidecar, layout.types, settings, notes, steps)
-    deltam = layout.difference(image.data)
     inside = _mask(mask, image, layout, m0, steps)
-    _check_values(image, deltam, inside, layout.types)
+    _check_values(image, layout.difference(image.data), inside, layout.types)
+    volumes, m0, moved = correct_motion(motion, image, layout, m0, notes, steps, progress)
+    if moved is not None and (inside & ~moved.covered).any():
+        notes.append(f"{(inside & ~moved.covered).sum()} mask voxels moved out of view: left out of the mask")
+        inside = inside & moved.covered
+    deltam = layout.difference(volumes)
     kinetics = _check_order(layout, deltam, inside, settings, sidecar, force, notes)
-    calibration = _calibrated(m0, inside, settings, notes, steps)
-    scale = np.divide(1.0, calibration.m0b, out=np.zeros_like(calibration.m0b), where=calibration.m0b > 0)
-    series = (np.where(inside[..., None], deltam, 0) * scale[..., None]).astype(np.float32)
+    found_outliers: dict[str, Any] | None = None
+    if outliers:
+        deltam, found_outliers = shrink_outliers(deltam, inside, acquisition, steps)
     name, folder = subject_name(path)
+    parts, parts_from = tissue_maps(tissue, find_tissue(path, folder, image), m0.data, inside, image.affine, notes)
+    scaled = _calibrated(m0, inside, settings, image, calibration, m0_fwhm, parts, notes, steps)
+    scale = np.divide(1.0, scaled.m0b, out=np.zeros_like(scaled.m0b), where=scaled.m0b > 0)
+    series = (np.where(inside[..., None], deltam, 0) * scale[..., None]).astype(np.float32)
     provenance = {
         "inputs": _inputs(path, sidecar, layout.context, m0, mask),
         "volumes": {word: layout.types.count(word) for word in dict.fromkeys(layout.types)},
         "m0": {"type": m0.kind, "repetition_time": m0.repetition_time, "relaxation": m0.relaxation},
         "mask": {"source": str(mask) if mask else "made", "voxels": int(inside.sum())},
         "encoding": kinetics,
+        "motion": None if moved is None else moved.provenance(),
+        "outliers": found_outliers,
+        "calibration": {"method": calibration, "m0_fwhm": m0_fwhm},
+        "tissue": parts_from,
         "sidecar": {key: sidecar.values[key] for key in _REPORTED if key in sidecar},
         "steps": steps,
         "notes": notes,
@@ -150,12 +186,14 @@ def load_subject(
         series=series,
         mask=inside,
         acquisition=acquisition,
-        m0=calibration.m0,
-        m0b=calibration.m0b,
+        m0=scaled.m0,
+        m0b=scaled.m0b,
         affine=image.affine,
         voxel_size=image.voxel_size,
         path=path,
-        tissue=find_tissue(path, folder, image),
+        tissue=parts,
+        motion=moved,
+        volumes=None if moved is None else volumes,
         pair_index=layout.index,
         units=str(sidecar.values.get("Units", "arbitrary"))[:40],
         provenance=provenance,
@@ -176,14 +214,35 @@ _REPORTED = (
 
 
 def _calibrated(
-    m0: M0, inside: NDArray[np.bool_], constants: Constants, notes: list[str], steps: list[str]
+    m0: M0,
+    inside: NDArray[np.bool_],
+    constants: Constants,
+    image: Image,
+    method: str,
+    fwhm: float,
+    tissue: Mapping[str, Volume] | None,
+    notes: list[str],
+    steps: list[str],
 ) -> Calibration:
     """M0 of tissue and of blood, from either."""
+    if method not in ("voxelwise", "reference"):
+        raise InputError(f"calibration is {method!r}; expected voxelwise or reference")
+    if not 0 <= fwhm <= 50:
+        raise InputError(f"the width by which M0 is smoothed is {fwhm:g} mm; expected 0 to 50")
     ratio = constants.partition_coefficient
     if m0.of_blood:
         steps.append("M0 given as that of blood: used as it is")
         return Calibration(m0.data * np.float32(ratio), np.where(inside, m0.data, 0).astype(np.float32), 0)
-    calibration = calibrate(m0.data, inside, ratio, m0.relaxation)
+    if method == "reference":
+        region = reference_region(m0.data, inside, tissue, m0.repetition_time, constants)
+        steps.append(f"M0b = {region.m0b:.5g} everywhere, from {region.what}")
+        tissue_m0 = calibrate(m0.data, inside, ratio, m0.relaxation).m0
+        return Calibration(tissue_m0, np.where(inside, region.m0b, 0).astype(np.float32), 0)
+    data = m0.data
+    if fwhm > 0:
+        data = smooth_inside(data, inside, fwhm, image.voxel_size)
+        steps.append(f"M0 smoothed inside the mask by {fwhm:g} mm (Gaussian, FWHM)")
+    calibration = calibrate(data, inside, ratio, m0.relaxation)
     steps.append(f"M0b = M0 / lambda, voxel by voxel (lambda {ratio:g} ml/g)")
     if calibration.lifted:
         where = f"{calibration.lifted} mask voxels"

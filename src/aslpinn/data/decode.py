@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .. import __version__
 from ..errors import InputError
 from .bids import load_subject, subject_name
-from .derivatives import dump, staging, uri
+from .derivatives import dump, staging, uri, write_motion
 from .encoded import decoded_metadata
 from .images import Image, read_image
 from .m0 import find_m0
@@ -22,7 +22,9 @@ from .sidecar import dataset_root, read_json, read_sidecar, split_name
 from .volumes import Layout, read_layout
 
 
-def decode(path: str | Path, out: str | Path, mask: str | Path | None = None, force: bool = False) -> list[Path]:
+def decode(
+    path: str | Path, out: str | Path, mask: str | Path | None = None, motion: str = "auto", force: bool = False
+) -> list[Path]:
     """Decode a Hadamard-encoded series into OUT/sub-XX[/ses-YY]/perf/ as deltam volumes; returns the NIfTI files.
 
     One volume a sub-bolus, the mean over repeats, in order of labeling and in the input's units, with its own
@@ -43,16 +45,21 @@ def decode(path: str | Path, out: str | Path, mask: str | Path | None = None, fo
         raise sidecar.error(
             "TimeEncodedMatrix", "the encoding matrix (or TimeEncodedMatrixSize and TimeEncodedMatrixType)"
         )
-    subject = load_subject(path, mask, force=force)  # every check of a fit, the kinetics among them
-    volumes, m0_volumes = _decoded(image, layout)
+    # Every check of a fit, the kinetics among them; outliers are for the fit to judge.
+    subject = load_subject(path, mask, motion=motion, outliers=False, force=force)
+    volumes, m0_volumes = _decoded(subject.volumes if subject.volumes is not None else image.data, layout)
     name, folder = subject_name(path)
     fields, types = decoded_metadata(sidecar.values, layout.encoding, repeats=1, m0_volumes=m0_volumes)
     fields |= {"Sources": [uri(path, out)], "DecodingKinetics": subject.provenance["encoding"]}
     fields["DecodedRepeats"] = layout.encoded.size // layout.encoding.size
+    if subject.motion is not None:
+        fields["Motion"] = subject.motion.provenance()
     with staging(out) as scratch:
         _write(scratch / f"{name}_asl.nii.gz", volumes, image)
         dump(scratch / f"{name}_asl.json", fields)
         (scratch / f"{name}_aslcontext.tsv").write_text("\n".join(["volume_type", *types]) + "\n", encoding="utf-8")
+        if subject.motion is not None:
+            write_motion(subject.motion, scratch, name)
         target = f"bids::{folder}/perf/{name}_asl.nii.gz"
         if sidecar.values.get("M0Type") == "Separate":
             _copy_m0(path, scratch, name, target)
@@ -75,14 +82,14 @@ def decode(path: str | Path, out: str | Path, mask: str | Path | None = None, fo
     return [perf / file for file in reversed(names) if file.endswith(".nii.gz")]
 
 
-def _decoded(image: Image, layout: Layout) -> tuple[NDArray[np.float32], int]:
+def _decoded(data: NDArray[np.float32], layout: Layout) -> tuple[NDArray[np.float32], int]:
     """m0scan volumes, then the mean decoded sub-boli: (X, Y, Z, M + K); and M."""
     assert layout.encoding is not None
-    deltam = layout.difference(image.data)
+    deltam = layout.difference(data)
     boli = layout.encoding.matrix.shape[1]
     mean = deltam.reshape(*deltam.shape[:3], -1, boli).mean(axis=3)
     first = [volume for volume, word in enumerate(layout.types) if word == "m0scan"]
-    return np.concatenate([image.data[..., first], mean], axis=3).astype(np.float32), len(first)
+    return np.concatenate([data[..., first], mean], axis=3).astype(np.float32), len(first)
 
 
 def _write(file: Path, data: NDArray[np.float32], image: Image) -> None:

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +22,7 @@ from .. import __version__
 from ..errors import InputError
 from ..physics.constants import Constants
 from .bids import Subject
+from .motion import COLUMNS, Motion, write_tsv
 from .sidecar import dataset_root, read_json
 
 EQUATION = (
@@ -33,7 +34,7 @@ EQUATION = (
 
 IGNORED = (
     "# Quantities that BIDS does not name yet",
-    *(f"**/*_{suffix}.*" for suffix in ("cbf", "att", "deltam", "abv", "mask")),
+    *(f"**/*_{suffix}.*" for suffix in ("cbf", "att", "deltam", "abv", "mask", "timeseries", "quality")),
 )
 
 
@@ -52,9 +53,13 @@ class Estimate(Protocol):
     info: dict[str, Any]
 
 
-def write_estimate(subject: Subject, estimate: Estimate, out: str | Path) -> list[Path]:
+def write_estimate(
+    subject: Subject, estimate: Estimate, out: str | Path, extra: Mapping[str, bytes] | None = None
+) -> list[Path]:
     """Write an estimate's maps and their JSON into OUT/sub-XX[/ses-YY]/perf/, all or none; returns the NIfTI files.
 
+    Motion parameters go beside them where motion was corrected, and `extra`: the end of a file's name (after the
+    subject's) and its content, such as "_desc-qc_qc.json".
     float32 on the grid and affine of the input. Maps that an earlier run left there and this one has not are removed.
 
     Raises
@@ -72,18 +77,50 @@ def write_estimate(subject: Subject, estimate: Estimate, out: str | Path) -> lis
             image = nib.Nifti1Image(data, subject.affine, header=_header(subject, data))
             nib.save(image, scratch / f"{name}.nii.gz")
             dump(scratch / f"{name}.json", about | common)
+        beside = [] if subject.motion is None else write_motion(subject.motion, scratch, subject.name)
+        for ending, content in (extra or {}).items():
+            (scratch / f"{subject.name}{ending}").write_bytes(content)
+            beside.append(f"{subject.name}{ending}")
         _write_description(subject, out, scratch)
         folder.mkdir(parents=True, exist_ok=True)
         stale = [folder / f"{name}.nii.gz" for name in _names(subject) if name not in maps]
         for name in ("dataset_description.json", ".bidsignore"):
             os.replace(scratch / name, out / name)
+        for name in beside:
+            os.replace(scratch / name, folder / name)
         for name in reversed(maps):  # CBF last: where it stands, all of this run stands
             os.replace(scratch / f"{name}.json", folder / f"{name}.json")
             os.replace(scratch / f"{name}.nii.gz", folder / f"{name}.nii.gz")
+        for ending in _BESIDE:
+            if f"{subject.name}{ending}" not in beside:
+                (folder / f"{subject.name}{ending}").unlink(missing_ok=True)
         for file in stale:
             file.unlink(missing_ok=True)
             file.with_name(file.name.replace(".nii.gz", ".json")).unlink(missing_ok=True)
     return [folder / f"{name}.nii.gz" for name in maps]
+
+
+#: Files beside the maps that an earlier run may have left.
+_BESIDE = (
+    "_desc-motion_timeseries.tsv",
+    "_desc-motion_timeseries.json",
+    "_desc-motion_timeseries.svg",
+    "_desc-qc_quality.json",
+)
+
+
+def write_motion(motion: Motion, folder: Path, name: str) -> list[str]:
+    """Motion parameters as TSV with a JSON that says what they are; returns the two names."""
+    write_tsv(motion, folder / f"{name}_desc-motion_timeseries.tsv")
+    about = {
+        column: {"Description": f"{kind} along {axis}", "Units": unit}
+        for columns, kind, unit in ((COLUMNS[:3], "Translation", "mm"), (COLUMNS[3:6], "Rotation", "deg"))
+        for column, axis in zip(columns, ("x", "y", "z"), strict=True)
+    }
+    about[COLUMNS[3]]["Description"] = "Rotation about x, then about fixed y and z; likewise rot_y, rot_z"
+    about[COLUMNS[6]] = {"Description": "Framewise displacement (Power et al. 2012), rotations on 50 mm", "Units": "mm"}
+    dump(folder / f"{name}_desc-motion_timeseries.json", about | {"Estimation": motion.provenance()})
+    return [f"{name}_desc-motion_timeseries.{ending}" for ending in ("tsv", "json")]
 
 
 def check_output(out: Path, subject: Subject) -> None:
@@ -194,6 +231,11 @@ def _common(subject: Subject, estimate: Estimate, out: Path) -> dict[str, Any]:
         "ModelEquation": EQUATION,
         "M0": jsonable(subject.provenance.get("m0", {})),
         "Mask": jsonable(subject.provenance.get("mask", {})),
+        "Encoding": jsonable(subject.provenance.get("encoding")),
+        "Motion": jsonable(subject.provenance.get("motion")),
+        "Outliers": jsonable(subject.provenance.get("outliers")),
+        "Calibration": jsonable(subject.provenance.get("calibration")),
+        "Tissue": jsonable(subject.provenance.get("tissue")),
         "Steps": subject.provenance.get("steps", []),
         "Notes": subject.provenance.get("notes", []),
         "Run": jsonable({k: v for k, v in estimate.info.items() if np.ndim(v) == 0 and not callable(v)}),

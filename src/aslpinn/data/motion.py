@@ -13,6 +13,7 @@ W_v the reference moved as volume v, B_v the way back. Transforms are refined ag
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,10 @@ EDGE = 0.01
 #: M0 and the series count as one contrast where they correlate at least so well after registration.
 SAME_CONTRAST = 0.9
 M0 = "m0scan"
+#: Voxels that a registration compares, at most about so many: six parameters need no more.
+POINTS = 12_000
+#: Runs of volumes that are registered side by side, each volume started from the one before it.
+RUNS = 4
 COLUMNS = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z", "framewise_displacement")
 
 
@@ -123,6 +128,7 @@ def correct(
     """
     data = np.asarray(series, dtype=float)
     _require(data, groups, m0)
+    data = np.moveaxis(np.ascontiguousarray(np.moveaxis(data, -1, 0)), 0, -1)  # each volume in one piece
     grid = Grid(data.shape, np.asarray(affine, dtype=float))
     words = list(groups)
     rest = [v for v, word in enumerate(words) if word != M0] or list(range(len(words)))
@@ -137,13 +143,13 @@ def correct(
         registration = Registration(grid, anchor, head, 5.0)
         same = registration.correlation(first, registration.fit(first)) >= SAME_CONTRAST
         reference = anchor if same else first
-    transforms = _register_all(grid, reference, data, rest, head, tell)
+    transforms = _register_all(grid, reference, data, rest, head, tell, threads)
     statics = {}
     start = anchor if same else None
-    order = _choose_order(grid, data, words, rest, head, transforms, start)
+    order = _choose_order(grid, data, words, rest, head, transforms, start, threads)
     for word in dict.fromkeys(words[v] for v in rest):
         members = [v for v in rest if words[v] == word]
-        statics[word] = _Static(grid, data, members, head, order)
+        statics[word] = _Static(grid, data, members, head, order, threads)
         if start is not None:
             statics[word].start_from(start, transforms)
         statics[word].solve(transforms, 9)
@@ -236,16 +242,39 @@ def _head(image: Float, mask: ArrayLike | None) -> Mask:
 
 
 def _register_all(
-    grid: Grid, reference: Float, data: Float, volumes: list[int], head: Mask, tell: Callable[[int, int, str], None]
+    grid: Grid,
+    reference: Float,
+    data: Float,
+    volumes: list[int],
+    head: Mask,
+    tell: Callable[[int, int, str], None],
+    threads: int,
 ) -> dict[int, Rigid]:
-    """Two passes: to the reference, then to the mean of what came back from it. Coarse to fine in the first."""
-    coarse, fine = Registration(grid, reference, head, 8.0), Registration(grid, reference, head, 3.0)
-    found: dict[int, Rigid] = {}
-    start = IDENTITY
-    for done, v in enumerate(volumes):
-        start = found[v] = fine.fit(data[..., v], coarse.fit(data[..., v], start, tolerance=0.02))
-        tell(done + 1, len(volumes), "motion correction")
-    return found
+    """Every volume to the reference, coarse to fine; in a fixed number of runs, whatever the number of threads."""
+    coarse, fine = (
+        Registration(grid, reference, thinned(head, count), fwhm) for count, fwhm in ((POINTS // 2, 8.0), (POINTS, 3.0))
+    )
+    parts = [part.tolist() for part in np.array_split(volumes, min(RUNS, len(volumes)))]
+    done = iter(range(1, len(volumes) + 1))
+
+    def follow(part: list[int]) -> dict[int, Rigid]:
+        """The volumes of a run, each started from the one before it."""
+        found: dict[int, Rigid] = {}
+        start = IDENTITY
+        for v in part:
+            start = found[v] = fine.fit(data[..., v], coarse.fit(data[..., v], start, tolerance=0.02))
+            tell(next(done), len(volumes), "motion correction")
+        return found
+
+    return {v: transform for found in _together(follow, parts, threads) for v, transform in found.items()}
+
+
+def _together(task: Callable[[Any], Any], items: Sequence[Any], threads: int) -> list[Any]:
+    """The results of a task for each item, in order; the kernels leave Python's lock, so threads help."""
+    if threads < 2 or len(items) < 2:
+        return [task(item) for item in items]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(task, items))
 
 
 def _choose_order(
@@ -256,6 +285,7 @@ def _choose_order(
     head: Mask,
     transforms: dict[int, Rigid],
     start: Float | None,
+    threads: int,
 ) -> int:
     """Spline order, 3 or 1, that predicts the moved volumes better, judged on at most eight of one contrast."""
     most = max({words[v] for v in rest}, key=lambda word: (sum(words[v] == word for v in rest), word))
@@ -264,7 +294,7 @@ def _choose_order(
     left = {}
     for order in (3, 1):
         trial = dict(transforms)
-        static = _Static(grid, data, members, head, order)
+        static = _Static(grid, data, members, head, order, threads)
         if start is not None:
             static.start_from(start, trial)
         left[order] = static.solve(trial, 5)
@@ -274,10 +304,11 @@ def _choose_order(
 class _Static:
     """The static image of one contrast on the reference grid, and the volumes predicted from it."""
 
-    def __init__(self, grid: Grid, data: Float, members: list[int], head: Mask, order: int) -> None:
-        self.grid, self.data, self.members, self.order = grid, data, members, order
+    def __init__(self, grid: Grid, data: Float, members: list[int], head: Mask, order: int, threads: int = 1) -> None:
+        self.grid, self.data, self.members, self.order, self.threads = grid, data, members, order, threads
         self.near = np.asarray(ndimage.binary_dilation(head, iterations=2))
         self.points = grid.points(self.near)
+        self.step = max(1, self.points.shape[1] // POINTS)
         self.image = np.zeros(grid.shape)
         self.started = False
 
@@ -298,8 +329,12 @@ class _Static:
         for iteration in range(iterations):
             if iteration in refine and self.started and (iteration == 0 or len(self.members) > 2):
                 coefs, slopes = coefficients(self.image, self.order), gradients(self.image)
-                for v in self.members:
-                    transforms[v] = self._refine(coefs, slopes, self.data[..., v], transforms[v])
+                refined = _together(
+                    lambda v: self._refine(coefs, slopes, self.data[..., v], transforms[v]),  # noqa: B023 (run at once)
+                    self.members,
+                    self.threads,
+                )
+                transforms.update(zip(self.members, refined, strict=True))
             back, shares, left = self._bring_back(transforms)
             share = np.maximum(np.sum(shares, axis=0), 0.5)
             self.image[self.near] += np.sum(back, axis=0) / share
@@ -318,25 +353,31 @@ class _Static:
     def _bring_back(self, transforms: dict[int, Rigid]) -> tuple[list[Float], list[Float], float]:
         """B_v (S_v - W_v s) at the points for each member, the share of it that was seen, and the RMS left over."""
         coefs = coefficients(self.image, self.order)
-        back, shares, squares, count = [], [], 0.0, 0.0
-        for v in self.members:
+
+        def one(v: int) -> tuple[Float, Float, float, float]:
             left, seen = self._leftover(coefs, v, transforms[v])
-            squares, count = squares + float(np.sum(left**2)), count + float(seen.sum())
             voxels = self.grid.voxels(transforms[v], self.points)
-            back.append(sample(left, voxels, 1))
-            shares.append(sample(seen, voxels, 1) * self.grid.inside(voxels, EDGE))
-            back[-1] *= shares[-1] > 0
-        return back, shares, float(np.sqrt(squares / max(count, 1.0)))
+            share = sample(seen, voxels, 1) * self.grid.inside(voxels, EDGE)
+            return (
+                sample(coefficients(left, 3), voxels, 3) * (share > 0),
+                share,
+                float(np.sum(left**2)),
+                float(seen.sum()),
+            )
+
+        found = _together(one, self.members, self.threads)
+        squares, count = (sum(entry[k] for entry in found) for k in (2, 3))
+        return [f[0] for f in found], [f[1] for f in found], float(np.sqrt(squares / max(count, 1.0)))
 
     def _refine(self, coefs: Float, slopes: list[Float], volume: Float, current: Rigid) -> Rigid:
         """Two Gauss-Newton steps of the transform, comparing the volume with its prediction on its own grid."""
-        values = volume[self.near]
+        values, points = volume[self.near][:: self.step], self.points[:, :: self.step]
         for _ in range(2):
             backwards = current.inverse()
-            voxels = self.grid.voxels(backwards, self.points)
+            voxels = self.grid.voxels(backwards, points)
             seen = self.grid.inside(voxels, EDGE).astype(float)
             predicted = sample(coefs, voxels, self.order)
-            at = backwards.rotation @ self.points + backwards.translation[:, None]
+            at = backwards.rotation @ points + backwards.translation[:, None]
             design = np.concatenate(
                 [jacobian(self.grid, slopes, voxels, at), predicted[None], np.ones((1, at.shape[1]))]
             )
@@ -361,3 +402,41 @@ class _Static:
 def _plain(grid: Grid, volume: Float, transform: Rigid) -> NDArray[np.float32]:
     voxels = grid.voxels(transform, grid.points(np.ones(grid.shape, dtype=bool)))
     return sample(coefficients(volume, 1), voxels, 1).reshape(grid.shape).astype(np.float32)
+
+
+def largest_displacement(
+    series: ArrayLike, affine: ArrayLike, groups: Sequence[str], threads: int = 2, points: int = 6000
+) -> float:
+    """How far in mm the head moves at most against the first volume of its contrast: a coarse look, to see the need.
+
+    Translation plus rotation as an arc on 50 mm, from registrations at 8 mm on a few thousand voxels; M0 volumes are
+    left out. Arguments as in `correct`.
+    """
+    data = np.asarray(series)
+    _require(data, groups, None)
+    rest = [v for v, word in enumerate(groups) if word != M0]
+    if len(rest) < 2:
+        return 0.0
+    data = np.moveaxis(np.ascontiguousarray(np.moveaxis(data, -1, 0), dtype=float), 0, -1)
+    grid = Grid(data.shape, np.asarray(affine, dtype=float))
+    head = _head(data[..., rest[0]], None)
+    thin = thinned(head, points)
+    found = []
+    for word in dict.fromkeys(groups[v] for v in rest):
+        first, *members = [v for v in rest if groups[v] == word]
+        coarse = Registration(grid, data[..., first], thin, 8.0)
+
+        def moved(v: int, coarse: Registration = coarse) -> float:
+            shift = np.array(coarse.fit(data[..., v], tolerance=0.02).parameters())
+            return float(np.linalg.norm(shift[:3]) + np.linalg.norm(np.deg2rad(shift[3:])) * HEAD_RADIUS)
+
+        found += _together(moved, members, threads)
+    return max(found, default=0.0)
+
+
+def thinned(mask: Mask, count: int) -> Mask:
+    """At most about `count` voxels of a mask, evenly spread."""
+    chosen = np.flatnonzero(mask)
+    thin = np.zeros(mask.size, dtype=bool)
+    thin[chosen[:: max(1, chosen.size // count)]] = True
+    return thin.reshape(mask.shape)

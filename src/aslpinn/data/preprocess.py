@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from ..errors import InputError
+from ..physics.constants import Constants
 
 Volume = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -92,6 +94,61 @@ def calibrate(m0: Volume, mask: Mask, partition_coefficient: float, relaxation: 
     m0_tissue = (clean / np.float32(relaxation)).astype(np.float32)
     m0b = np.where(mask, m0_tissue / np.float32(partition_coefficient), 0).astype(np.float32)
     return Calibration(m0_tissue, m0b, int(low.sum()))
+
+
+def smooth_inside(image: Volume, mask: Mask, fwhm: float, voxel_size: tuple[float, float, float]) -> Volume:
+    """An image smoothed by a Gaussian of that FWHM in mm, from mask voxels only; unchanged outside the mask."""
+    sigma = [fwhm / 2.3548 / size for size in voxel_size]
+    usable = mask & np.isfinite(image) & (image > 0)
+    weight = ndimage.gaussian_filter(usable.astype(np.float32), sigma)
+    blurred = ndimage.gaussian_filter(np.where(usable, image, 0).astype(np.float32), sigma)
+    smooth = np.divide(blurred, weight, out=np.zeros_like(blurred), where=weight > 1e-3)
+    return np.where(mask & (weight > 1e-3), smooth, image).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """M0 of blood from a region of one tissue, and words for the record."""
+
+    m0b: float
+    what: str
+
+
+#: T1 in s and blood-tissue partition coefficient in ml/g of reference tissues at 3 T: white matter as in the BASIL
+#: toolbox's asl_calib (Chappell et al. 2018, doi:10.1093/oso/9780198793816.001.0001).
+WHITE_MATTER = (1.0, 0.82)
+#: Partial volume from which a voxel counts as pure, and fewest voxels of a reference region.
+PURE, REGION_VOXELS = 0.8, 20
+
+
+def reference_region(
+    m0: Volume,
+    mask: Mask,
+    tissue: Mapping[str, Volume] | None,
+    repetition_time: float | None,
+    constants: Constants,
+) -> Reference:
+    """One M0 of blood from the median M0 of pure white matter, or of the whole brain where no tissue map is known.
+
+    M0b = M0(region) / ((1 - exp(-TR/T1)) lambda), with T1 and lambda of that tissue.
+
+    Raises
+    ------
+    InputError
+        Where M0 has no positive value in the region.
+    """
+    t1, ratio = constants.t1_tissue, constants.partition_coefficient
+    region, what = mask, "the median M0 of the whole mask (no tissue maps)"
+    if tissue is not None:
+        pure = mask & (tissue["wm"] > PURE)
+        if pure.sum() >= REGION_VOXELS:
+            region, (t1, ratio) = pure, WHITE_MATTER
+            what = f"the median M0 of white matter ({int(pure.sum())} voxels, T1 {t1:g} s, lambda {ratio:g} ml/g)"
+    values = m0[region]
+    values = values[np.isfinite(values) & (values > 0)]
+    if values.size == 0:
+        raise InputError("M0 is zero, negative or NaN everywhere in the reference region; expected an image of tissue")
+    return Reference(float(np.median(values)) / relaxation_factor(repetition_time, t1) / ratio, what)
 
 
 def brain_mask(image: Volume, voxel_size: tuple[float, float, float]) -> Mask:

@@ -14,6 +14,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from ..errors import InputError
+from .sampling import cubic, linear
 
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -81,6 +82,9 @@ def coefficients(volume: Float, order: int) -> Float:
 
 def sample(coefs: Float, voxels: Float, order: int) -> Float:
     """Values (n,) at voxel coordinates (3, n); beyond the grid the nearest edge."""
+    if order in (1, 3) and min(coefs.shape) > 2:
+        kernel = linear if order == 1 else cubic
+        return np.asarray(kernel(np.ascontiguousarray(coefs, dtype=float), np.ascontiguousarray(voxels)))
     return ndimage.map_coordinates(coefs, voxels, order=order, prefilter=False, mode="nearest")
 
 
@@ -99,12 +103,14 @@ def gradients(volume: Float) -> list[Float]:
 def solve(design: Float, values: Float, weights: Float) -> tuple[Float, Float]:
     """Robust (Huber) least squares: parameters (p,) and the weights used. design (p, n), values (n,), weights (n,)."""
     used, kept = weights, weights > 0
+    some = bool(kept.any())
+    step = max(1, int(np.count_nonzero(kept)) // 8192)  # a scale needs no more points than that
     solution = np.zeros(design.shape[0])
     for _ in range(3):
         weighted = design * used
         solution = np.asarray(np.linalg.lstsq(weighted @ design.T, weighted @ values, rcond=None)[0], dtype=float)
         residual = np.abs(values - solution @ design)
-        scale = 1.4826 * float(np.median(residual[kept])) if kept.any() else 0.0
+        scale = 1.4826 * float(np.median(residual[kept][::step])) if some else 0.0
         if scale == 0:
             break
         used = weights / np.maximum(1.0, residual / (2.0 * scale))
