@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
-from dataclasses import replace
+import os
+import re
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from aslpinn.cli import main
 from aslpinn.errors import InputError
+from aslpinn.report.execute import sections
+from aslpinn.report.pages import failed_page, reader_copy, subjects_page, without_links
+from aslpinn.report.progress import Progress, Table
 from aslpinn.report.runner import run_tasks
-from aslpinn.report.site import SIDEBAR_LIMIT, chapters_of, failed_page, reader_copy, stage, subjects_page
+from aslpinn.report.settings import ESTIMATORS, PRESETS, SCHEMA, schema_table
+from aslpinn.report.site import SIDEBAR_LIMIT, chapters_of, stage
 from aslpinn.report.study import Study, read_study, study, summary
 from aslpinn.report.tasks import chapter_tasks, digest, find_project, find_series, subject_tasks
 
@@ -171,6 +182,26 @@ def test_a_broken_and_a_dying_subject_do_not_stop_the_third(project, tmp_path, c
     assert not list(out.rglob("*.part*"))
 
 
+@pytest.mark.slow
+def test_subjects_run_one_by_one_are_collected_into_the_same_study(project, tmp_path, capsys):
+    root, out = dataset(tmp_path / "data", **{"01": "fine", "02": "broken", "03": "fine"}), tmp_path / "out"
+    common = ["study", "--bids", str(root), "--out", str(out), "--no-book"]
+    assert main([*common, "--list"]) == 0
+    assert capsys.readouterr().out.split() == ["sub-01", "sub-02", "sub-03"]
+    assert not out.exists()
+    assert main([*common, "--only", "sub-01"]) == 0
+    assert main([*common, "--only", "sub-02"]) == 1
+    assert not (out / "study.json").exists()
+    assert main([*common, "--collect"]) == 1
+    states = json.loads((out / "study.json").read_text())["subjects"]
+    assert [state["state"] for state in states.values()] == ["done", "failed", "failed"]
+    assert "expected seconds" in states["sub-02"]["error"]
+    assert "run it with --only sub-03" in states["sub-03"]["error"]
+    capsys.readouterr()
+    assert main([*common, "--only", "sub-04"]) == 2
+    assert "--list" in capsys.readouterr().err
+
+
 def fake_run(project: Path, root: Path, states: dict[str, str], **plan):
     """Tasks, and the record of a study in which they ended as told, without running anything."""
     tasks = tasks_of(project, root)
@@ -308,3 +339,225 @@ def test_the_book_of_this_project_is_found_and_lists_its_chapters():
 
 def test_nothing_to_run_runs_nothing(project):
     assert run_tasks([], project) == {}
+
+
+def test_template_of_a_study_file_has_every_key_and_is_read_as_the_defaults(tmp_path, capsys):
+    path = tmp_path / "STUDY.toml"
+    assert main(["study", str(path), "--init"]) == 0
+    text = path.read_text()
+    assert all(f"\n# {name} = " in text for name in SCHEMA)
+    assert read_study(path) == Study()
+    examples = re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE)
+    path.write_text(examples)
+    assert read_study(path).constants == {"t1_blood": 1.65}
+    assert main(["study", str(path), "--init"]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert path.read_text() == examples
+
+
+def test_schema_and_study_have_the_same_keys_and_the_core_knows_the_same_names():
+    from aslpinn.estimation import ESTIMATORS as CORE
+    from aslpinn.estimation import PRESETS as CORE_PRESETS
+
+    assert set(SCHEMA) == {item.name for item in fields(Study)} - {"force"}
+    assert set(ESTIMATORS) == set(CORE)
+    assert set(PRESETS) == set(CORE_PRESETS)
+    assert all(f"| `{name}` |" in schema_table() for name in SCHEMA)
+
+
+def test_sessions_choose_and_those_without_one_are_left_out(project, tmp_path):
+    root = dataset(tmp_path / "a", **{"01": "x"})
+    for session in ("one", "two"):
+        (root / "sub-02" / f"ses-{session}" / "perf").mkdir(parents=True)
+        (root / "sub-02" / f"ses-{session}" / "perf" / f"sub-02_ses-{session}_asl.nii.gz").write_text("y")
+    keys = [task.key for task in tasks_of(project, root)]
+    assert keys == ["sub-01", "sub-02_ses-one", "sub-02_ses-two"]
+    assert [task.key for task in tasks_of(project, root, sessions=("ses-two",))] == ["sub-02"]
+    with pytest.raises(InputError, match="ses-three"):
+        tasks_of(project, root, sessions=("three",))
+
+
+def test_a_study_may_be_moved_without_running_again(project, tmp_path):
+    root = dataset(tmp_path / "a", **{"01": "x"})
+    (before,) = tasks_of(project, root)
+    first = digest(before)
+    root.rename(tmp_path / "a2")
+    (after,) = subject_tasks([tmp_path / "a2"], tmp_path / "elsewhere", before.notebook, {"fast": True})
+    assert digest(after) == first
+
+
+def test_links_to_chapters_that_are_not_there_become_words():
+    text = "See [the model](/notebooks/kinetics), {doc}`losses`, {doc}`the page <fields>` and [this](/subjects/index)."
+    assert without_links(text, "notebooks/a", {"notebooks/losses"}) == (
+        "See the model, {doc}`losses`, the page and [this](/subjects/index)."
+    )
+
+
+def test_remaining_time_is_learned_from_what_is_done(project, tmp_path):
+    root = dataset(tmp_path / "a", **{f"{number:02d}": "x" for number in range(1, 6)})
+    tasks, lines = tasks_of(project, root), []
+    shown = Progress(tasks, {}, 2, len(tasks), lines.append)
+    assert shown.remaining() is None
+    shown.start(tasks[0])
+    shown.end(tasks[0], {"state": "done", "seconds": 10.0, "error": None})
+    assert shown.remaining() == pytest.approx(4 * 10 / 2)
+    shown.start(tasks[1])
+    shown.end(tasks[1], {"state": "failed", "seconds": 1.0, "error": "no M0"})
+    assert lines == [
+        "[1/5] sub-01 done in 10 s, about 20 s left",
+        "[2/5] sub-02 failed in 1 s, about 15 s left: no M0",
+    ]
+
+
+def test_table_on_a_terminal_says_what_runs_and_in_which_section(project, tmp_path):
+    root = dataset(tmp_path / "a", **{"01": "x", "02": "x"})
+    tasks, stream = tasks_of(project, root), io.StringIO()
+    shown = Table(tasks, {}, 1, 2, lambda text: stream.write(text + "\n"), stream=stream)
+    shown.start(tasks[0])
+    shown.stage(tasks[0], "Perfusion and transit time", 0.5)
+    shown.tick()
+    assert re.search(r"sub-01 +Perfusion and transit time +50% ", stream.getvalue())
+    assert "0 of 2 done, 1 waiting" in stream.getvalue()
+
+
+def test_every_cell_is_told_its_section():
+    import jupytext
+
+    names = sections(jupytext.read(ROOT / "notebooks" / "subject.md"))
+    assert {"What was found", "Perfusion and transit time", "How sure they are"} <= set(names)
+
+
+# What follows runs real fits of tiny brains, with a template that leaves the figures out.
+
+TINY = """---
+kernelspec: {display_name: Python 3, language: python, name: python3}
+---
+
+# A subject
+
+```{code-cell} python
+:tags: [parameters]
+asl = ""
+out = ""
+measures = ""
+```
+
+```{code-cell} python
+import time
+
+from aslpinn import fit, load_subject
+from aslpinn.data import write_estimate
+
+person = load_subject(asl)
+estimate = fit(person.series, person.mask, person.acquisition, estimator="nlls")
+write_estimate(person, estimate, out)
+time.sleep(1)
+```
+"""
+
+
+def brains(root: Path, count: int) -> Path:
+    from aslpinn.data import simulate, write_phantom
+
+    for number in range(1, count + 1):
+        phantom = simulate(volunteer=number, seed=number, voxel_size=(12.0, 12.0, 14.0))
+        write_phantom(phantom, root, subject=f"{number:02d}")
+    return root
+
+
+def maps_of(out: Path) -> dict[str, bytes]:
+    folder = out / "derivatives" / "aslpinn"
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.nii.gz"))}
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_and_run_again_the_maps_are_those_of_an_undisturbed_run(project, tmp_path):
+    psutil = pytest.importorskip("psutil")
+    (project / "notebooks" / "subject.md").write_text(TINY)
+    root, out, still = brains(tmp_path / "data", 3), tmp_path / "killed", tmp_path / "undisturbed"
+    arguments = [sys.executable, "-m", "aslpinn.cli", "study", "--bids", str(root), "-j", "1", "--no-book", "--out"]
+    run = subprocess.Popen([*arguments, str(out)], stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    assert "[1/3]" in run.stdout.readline()
+    time.sleep(1.5)  # the second's kernel is starting, or fits
+    family = psutil.Process(run.pid).children(recursive=True)
+    assert family
+    run.kill()
+    run.wait()
+    assert not psutil.wait_procs(family, timeout=20)[1], "what a killed study started ends with it"
+    states = {path.parent.name for path in out.glob("subjects/*/report.json")}
+    assert len(states) == 1
+
+    again = subprocess.run([*arguments, str(out)], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "1 of 3 notebooks are up to date" in again.stdout
+    assert subprocess.run([*arguments, str(still)], capture_output=True, check=False).returncode == 0
+    assert len(maps_of(still)) >= 9
+    assert maps_of(out) == maps_of(still)
+    assert not [path for path in out.rglob(".*") if path.name not in (".lock", ".bidsignore", ".virtual.lock")]
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_and_the_next_run_goes_on(project, tmp_path, capsys):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("a small file system can be mounted by root only")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    try:
+        root = dataset(tmp_path / "data", **{"01": "fine", "02": "fine too"})
+        out = disk / "out"
+        out.mkdir()
+        filler = disk / "filler"
+        with suppress(OSError), filler.open("wb", buffering=0) as stream:
+            while True:
+                stream.write(b"0" * 4096)
+        arguments = ["study", "--bids", str(root), "--out", str(out), "-j", "2", "--no-book"]
+        assert main(arguments) in (1, 2)
+        stderr = capsys.readouterr().err
+        assert "No space left" in stderr
+        assert "Traceback" not in stderr
+        filler.unlink()
+        assert main(arguments) == 0
+        assert sorted(path.read_text() for path in out.rglob("*_cbf.nii.gz")) == ["fine", "fine too"]
+        assert not list(out.rglob("*.part*"))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_three_subjects_one_broken_two_maps_and_a_book_that_names_the_third(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    root, out = brains(tmp_path / "data", 3), tmp_path / "out"
+    broken = root / "sub-02" / "perf" / "sub-02_asl.json"
+    sidecar = json.loads(broken.read_text())
+    del sidecar["PostLabelingDelay"]
+    broken.write_text(json.dumps(sidecar))
+    plan = tmp_path / "STUDY.toml"
+    plan.write_text('bids = ["data"]\nout = "out"\nchapters = false\nfast = true\nestimators = ["nlls"]\n')
+    start = time.monotonic()
+    assert main(["study", str(plan)]) == 1
+    first = time.monotonic() - start
+    assert "PostLabelingDelay" in capsys.readouterr().err
+    assert len(list(out.glob("derivatives/aslpinn/sub-*/perf/*_cbf.nii.gz"))) == 4  # two subjects, map and SD
+    page = (out / "site" / "subjects" / "sub-02.html").read_text()
+    assert "not fitted" in page
+    assert "PostLabelingDelay" in page
+    assert str(tmp_path) not in page
+    together = (out / "site" / "subjects" / "group.html").read_text()
+    assert "1 failed" in together
+    assert 'href="sub-02.html"' in together
+    record = json.loads((out / "study.json").read_text())
+    state = record["subjects"]["sub-01"]
+    assert state["state"] == "done"
+    assert state["peak_memory_mb"] > 50
+    assert len(state["hashes"]["code"]) == len(state["hashes"]["inputs"]["sub-01/perf/sub-01_asl.nii.gz"]) == 64
+    assert record["groups"]["group"]["state"] == "done"
+
+    start = time.monotonic()
+    assert main(["study", str(plan)]) == 1
+    assert time.monotonic() - start < first / 3

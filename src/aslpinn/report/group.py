@@ -17,7 +17,7 @@ from ..errors import InputError
 #: |robust z| above which a subject is named (Iglewicz and Hoaglin 1993, How to Detect and Handle Outliers).
 OUTLYING = 3.5
 #: Fewest subjects among which one can be called an outlier.
-FEWEST = 5
+FEWEST = 8
 REGIONS = {"gm": "gray matter", "wm": "white matter", "mask": "brain mask"}
 
 #: What is looked at for outliers: (region, name) or ("", name) for quality, and how a reader calls it.
@@ -109,7 +109,7 @@ def robust_z(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def outliers(members: Sequence[Member], limit: float = OUTLYING) -> dict[str, list[tuple[str, float, float]]]:
     """Key -> (what, value, robust z) of each number that lies far from the group's median; data sets apart.
 
-    Groups of fewer than FEWEST have none: protocols differ between data sets, and a median of four says little.
+    Groups of fewer than FEWEST have none: protocols differ between data sets, and the spread of a handful says little.
     """
     found: dict[str, list[tuple[str, float, float]]] = {}
     for dataset in dict.fromkeys(member.dataset for member in members):

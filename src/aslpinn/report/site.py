@@ -7,9 +7,7 @@ pages made from study.json. Nothing that a reader sees holds a path of this mach
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from .pages import failed_page, reader_copy, study_tables, subjects_page, without_links
 from .settings import schema_table
 from .tasks import Task, file_digest
 
@@ -42,7 +41,9 @@ def build_site(
     Skipped where nothing that goes in has changed since the site was built.
     """
     pages = stage(project, tasks, record)
-    total = hashlib.sha256(file_digest(Path(__file__)).encode())
+    total = hashlib.sha256()
+    for source in ("site.py", "pages.py"):
+        total.update(file_digest(Path(__file__).with_name(source)).encode())
     for name in sorted(pages):
         total.update(f"{name} {pages.fingerprint(name)}".encode())
     site, stamp, log = out / "site", out / "site" / ".stamp", out / "logs" / "site.log"
@@ -75,6 +76,11 @@ class Pages(Mapping[str, bytes]):
         self._content: dict[str, bytes] = {}
         self._reports: dict[str, tuple[Path, str, bool]] = {}
 
+    @property
+    def staged(self) -> set[str]:
+        """Paths without extension: what a link may point to."""
+        return {name.rsplit(".", 1)[0] for name in self}
+
     def __setitem__(self, name: str, content: bytes) -> None:
         self._content[name] = content
 
@@ -86,7 +92,8 @@ class Pages(Mapping[str, bytes]):
         if name in self._content:
             return self._content[name]
         report, suffix, orphan = self._reports[name]
-        return reader_copy(report.read_text(encoding="utf-8"), suffix, orphan).encode()
+        text = report.read_text(encoding="utf-8")
+        return reader_copy(text, suffix, orphan, name, self.staged).encode()
 
     def __iter__(self) -> Iterator[str]:
         yield from self._content
@@ -94,6 +101,10 @@ class Pages(Mapping[str, bytes]):
 
     def __len__(self) -> int:
         return len(self._content) + len(self._reports)
+
+    def texts(self) -> list[tuple[str, bytes]]:
+        """The markdown pages."""
+        return [(name, content) for name, content in self._content.items() if name.endswith(".md")]
 
     def fingerprint(self, name: str) -> str:
         """What changes where the staged file does, without making it."""
@@ -126,7 +137,9 @@ def stage(project: Path, tasks: Sequence[Task], record: dict[str, Any]) -> Pages
             pages[f"{name}.md"] = ("---\norphan: true\n---\n" * orphan + failed_page(task, state)).encode()
     if record["subjects"]:
         pages["subjects/index.md"] = subjects_page(record).encode()
-    staged = {name.rsplit(".", 1)[0] for name in pages}
+    staged = pages.staged
+    for name, content in pages.texts():
+        pages[name] = without_links(content.decode(), name, staged).encode()
     pages["_toc.yml"] = _dump(_with_subjects(_toc(project), tasks, staged)).encode()
     return pages
 
@@ -134,98 +147,6 @@ def stage(project: Path, tasks: Sequence[Task], record: dict[str, Any]) -> Pages
 def page_of(task: Task) -> str:
     """Path of a task's page in the book, without extension."""
     return f"notebooks/{task.key}" if task.kind == "chapter" else f"subjects/{task.key}"
-
-
-def reader_copy(notebook: str, suffix: str = "", orphan: bool = False) -> str:
-    """An executed notebook as readers get it: without the cell and the metadata that papermill put in.
-
-    With a suffix it is appended to every label of a figure or equation, because a template's labels would otherwise
-    be defined on each subject's page.
-    """
-    node = json.loads(notebook)
-    node["cells"] = [c for c in node["cells"] if "injected-parameters" not in c["metadata"].get("tags", [])]
-    for holder in [node, *node["cells"]]:
-        for name in ("papermill", "execution"):
-            holder["metadata"].pop(name, None)
-    if suffix:
-        _suffix_labels(node["cells"], re.sub(r"[^a-z0-9]+", "-", suffix.lower()))
-    if orphan:
-        node["metadata"]["orphan"] = True
-    return json.dumps(node, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-
-
-def _suffix_labels(cells: list[dict[str, Any]], suffix: str) -> None:
-    """Append "-suffix" to labels and to the roles that refer to them, in place."""
-    for cell in cells:
-        figure = cell["metadata"].get("mystnb", {}).get("figure", {})
-        if "name" in figure:
-            figure["name"] += f"-{suffix}"
-        if cell["cell_type"] == "markdown":
-            text = "".join(cell["source"])
-            text = re.sub(r"(\$\$\s*\()([\w:-]+)(\))", rf"\1\2-{suffix}\3", text)
-            text = re.sub(r"^(\()([\w:-]+)(\)=)$", rf"\1\2-{suffix}\3", text, flags=re.MULTILINE)
-            text = re.sub(r"^(:(?:label|name):\s*)([\w:-]+)$", rf"\1\2-{suffix}", text, flags=re.MULTILINE)
-            cell["source"] = re.sub(r"(\{(?:eq|numref|ref)\}`(?:[^`<]*<)?)([\w:-]+)(>?`)", rf"\1\2-{suffix}\3", text)
-
-
-def failed_page(task: Task, state: dict[str, Any]) -> str:
-    """The page of a notebook that failed: what failed and how to mend it."""
-    what = f"The series `{Path(task.series).name}` of data set `{task.dataset}`" if task.series else "This chapter"
-    if task.kind == "group":
-        what, mend = "The page of the group", "The subjects' own pages stand; the same study, run again, makes it anew."
-    elif task.kind == "chapter":
-        mend = "Run the chapter in Jupyter to see where it stops; after mending it, `make book` runs it again."
-    elif state.get("input_error"):
-        mend = (
-            "Mend the file that the message names; `aslpinn check` on the series tells whether it is complete. "
-            "Then run the same study again: only what changed is fitted."
-        )
-    else:
-        mend = (
-            "The message is not one about the input that the program foresees. "
-            f"`subjects/{task.key}/report.log` in the study's folder has the details, and "
-            "`aslpinn fit --debug` on the series repeats the step. Then run the same study again."
-        )
-    message = str(state["error"])
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", message)), default=0))
-    return (
-        f"# {task.title}: not fitted\n\n{what} could not be completed. What was reported:\n\n"
-        f"{fence}text\n{message}\n{fence}\n\n## How to mend it\n\n{mend}\n"
-    ).replace(": not fitted", ": not fitted" if task.kind == "subject" else ": failed")
-
-
-def subjects_page(record: dict[str, Any]) -> str:
-    """The table of all subjects, with a link to the page of each."""
-    subjects = record["subjects"]
-    failed = [key for key, state in subjects.items() if state["state"] != "done"]
-    settings = record["settings"]
-    lines = [
-        "# Subjects",
-        "",
-        f"{len(subjects)} series, estimator `{settings['estimators'][0]}`, preset `{settings['preset']}`. "
-        + (f"{len(failed)} failed; their pages say why." if failed else "All were fitted."),
-        "",
-        "| subject | data set | state | seconds |",
-        "|---|---|---|---:|",
-    ]
-    for key, state in subjects.items():
-        lines.append(f"| [{key}](/subjects/{key}) | {state['dataset']} | {state['state']} | {state['seconds']:.1f} |")
-    return "\n".join(lines) + "\n"
-
-
-def study_tables(record: dict[str, Any]) -> str:
-    """Versions, settings and times of a study as markdown tables."""
-    versions = {"aslpinn": record["aslpinn"], "Python": record["python"]} | record["libraries"]
-    lines = ["## Versions", "", "| program or library | version |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in versions.items()]
-    lines += ["", f"Machine: {record['machine']}.", "", "## Settings", "", "| setting | value |", "|---|---|"]
-    lines += [f"| {name} | `{value}` |" for name, value in record["settings"].items()]
-    lines += ["", "## Times", "", "| page | state | seconds | peak memory, MB |", "|---|---|---:|---:|"]
-    for kind, folder in (("chapters", "notebooks"), ("subjects", "subjects"), ("groups", "subjects")):
-        for key, state in record[kind].items():
-            memory = state.get("peak_memory_mb") or ""
-            lines.append(f"| [{key}](/{folder}/{key}) | {state['state']} | {state['seconds']:.1f} | {memory} |")
-    return "\n".join(lines)
 
 
 def _jupyter_book(folder: Path, log: Path) -> bool:

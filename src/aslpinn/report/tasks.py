@@ -21,7 +21,7 @@ NOT_HASHED = {
     "cli.py",
     *(
         f"report/{name}.py"
-        for name in ("study", "runner", "tasks", "execute", "site", "settings", "progress", "cluster")
+        for name in ("study", "runner", "tasks", "execute", "site", "pages", "settings", "progress", "cluster")
     ),
     "report/group.py",  # these two are inputs of the group's notebook
     "report/figures/group.py",

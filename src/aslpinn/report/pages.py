@@ -1,0 +1,128 @@
+"""Pages as readers get them: notebooks without what papermill put in, failures, tables made from study.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Container
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from .tasks import Task
+
+
+def reader_copy(
+    notebook: str, suffix: str = "", orphan: bool = False, page: str = "", staged: Container[str] | None = None
+) -> str:
+    """An executed notebook as readers get it: without the cell and the metadata that papermill put in.
+
+    page and staged: see without_links.
+
+    With a suffix it is appended to every label of a figure or equation, because a template's labels would otherwise
+    be defined on each subject's page.
+    """
+    node = json.loads(notebook)
+    node["cells"] = [c for c in node["cells"] if "injected-parameters" not in c["metadata"].get("tags", [])]
+    for holder in [node, *node["cells"]]:
+        for name in ("papermill", "execution"):
+            holder["metadata"].pop(name, None)
+    if suffix:
+        _suffix_labels(node["cells"], re.sub(r"[^a-z0-9]+", "-", suffix.lower()))
+    for cell in node["cells"] if staged is not None else ():
+        if cell["cell_type"] == "markdown":
+            cell["source"] = without_links("".join(cell["source"]), page, staged or ())
+    if orphan:
+        node["metadata"]["orphan"] = True
+    return json.dumps(node, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def without_links(text: str, page: str, staged: Container[str]) -> str:
+    """Markdown in which links from page to chapters that are not staged are plain text: a study may leave some out."""
+
+    def there(target: str) -> bool:
+        full = target[1:] if target.startswith("/") else (PurePosixPath(page).parent / target).as_posix()
+        return not full.startswith("notebooks/") or full.removesuffix(".md") in staged
+
+    def plain(match: re.Match[str]) -> str:
+        words, target = match["words"], match["target"]
+        return match[0] if there(target) else (words or target.rsplit("/", 1)[-1]).strip()
+
+    text = re.sub(r"\[(?P<words>[^\]]*)\]\((?P<target>/?[\w./-]+)\)", plain, text)
+    return re.sub(r"\{doc\}`(?:(?P<words>[^`<]*)<)?(?P<target>[\w./-]+)>?`", plain, text)
+
+
+def _suffix_labels(cells: list[dict[str, Any]], suffix: str) -> None:
+    """Append "-suffix" to labels and to the roles that refer to them, in place."""
+    for cell in cells:
+        figure = cell["metadata"].get("mystnb", {}).get("figure", {})
+        if "name" in figure:
+            figure["name"] += f"-{suffix}"
+        if cell["cell_type"] == "markdown":
+            text = "".join(cell["source"])
+            text = re.sub(r"(\$\$\s*\()([\w:-]+)(\))", rf"\1\2-{suffix}\3", text)
+            text = re.sub(r"^(\()([\w:-]+)(\)=)$", rf"\1\2-{suffix}\3", text, flags=re.MULTILINE)
+            text = re.sub(r"^(:(?:label|name):\s*)([\w:-]+)$", rf"\1\2-{suffix}", text, flags=re.MULTILINE)
+            cell["source"] = re.sub(r"(\{(?:eq|numref|ref)\}`(?:[^`<]*<)?)([\w:-]+)(>?`)", rf"\1\2-{suffix}\3", text)
+
+
+def failed_page(task: Task, state: dict[str, Any]) -> str:
+    """The page of a notebook that failed: what failed and how to mend it."""
+    what = f"The series `{Path(task.series).name}` of data set `{task.dataset}`" if task.series else "This chapter"
+    if task.kind == "group":
+        what, mend = "The page of the group", "The subjects' own pages stand; the same study, run again, makes it anew."
+    elif task.kind == "chapter":
+        mend = "Run the chapter in Jupyter to see where it stops; after mending it, `make book` runs it again."
+    elif state.get("input_error"):
+        mend = (
+            "Mend the file that the message names; `aslpinn check` on the series tells whether it is complete. "
+            "Then run the same study again: only what changed is fitted."
+        )
+    else:
+        mend = (
+            "The message is not one about the input that the program foresees. "
+            f"`subjects/{task.key}/report.log` in the study's folder has the details, and "
+            "`aslpinn fit --debug` on the series repeats the step. Then run the same study again."
+        )
+    message = str(state["error"])
+    for folder in (task.root, task.report.parents[2]):  # no reader needs the machine's folders
+        if folder is not None:
+            message = message.replace(f"{folder}/", "")
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", message)), default=0))
+    return (
+        f"# {task.title}: not fitted\n\n{what} could not be completed. What was reported:\n\n"
+        f"{fence}text\n{message}\n{fence}\n\n## How to mend it\n\n{mend}\n"
+    ).replace(": not fitted", ": not fitted" if task.kind == "subject" else ": failed")
+
+
+def subjects_page(record: dict[str, Any]) -> str:
+    """The table of all subjects, with a link to the page of each."""
+    subjects = record["subjects"]
+    failed = [key for key, state in subjects.items() if state["state"] != "done"]
+    settings = record["settings"]
+    lines = [
+        "# Subjects",
+        "",
+        f"{len(subjects)} series, estimator `{settings['estimators'][0]}`, preset `{settings['preset']}`. "
+        + (f"{len(failed)} failed; their pages say why." if failed else "All were fitted."),
+        "",
+        "| subject | data set | state | seconds |",
+        "|---|---|---|---:|",
+    ]
+    for key, state in subjects.items():
+        lines.append(f"| [{key}](/subjects/{key}) | {state['dataset']} | {state['state']} | {state['seconds']:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def study_tables(record: dict[str, Any]) -> str:
+    """Versions, settings and times of a study as markdown tables."""
+    versions = {"aslpinn": record["aslpinn"], "Python": record["python"]} | record["libraries"]
+    lines = ["## Versions", "", "| program or library | version |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in versions.items()]
+    lines += ["", f"Machine: {record['machine']}.", "", "## Settings", "", "| setting | value |", "|---|---|"]
+    lines += [f"| {name} | `{value}` |" for name, value in record["settings"].items()]
+    lines += ["", "## Times", "", "| page | state | seconds | peak memory, MB |", "|---|---|---:|---:|"]
+    for kind, folder in (("chapters", "notebooks"), ("subjects", "subjects"), ("groups", "subjects")):
+        for key, state in record[kind].items():
+            memory = state.get("peak_memory_mb") or ""
+            lines.append(f"| [{key}](/{folder}/{key}) | {state['state']} | {state['seconds']:.1f} | {memory} |")
+    return "\n".join(lines)

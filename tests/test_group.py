@@ -1,0 +1,157 @@
+"""The group: rows from what the subjects measured, outliers by name, tables with links, figures from arrays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from aslpinn import fit, load_subject, simulate
+from aslpinn.data import write_phantom
+from aslpinn.errors import InputError
+from aslpinn.report import figures, group, measures
+from aslpinn.report.group import Member
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def record(cbf: float, att: float = 1.2, **more) -> dict:
+    row = {"voxels": 100, "cbf_median": cbf, "att_median": att, "residual": 4e-4}
+    return {"regions": {"mask": row}, "quality": {"spatial_cov": 0.3}} | more
+
+
+def people(*cbf: float, dataset: str = "a") -> list[Member]:
+    return [Member(f"sub-{i:02d}", dataset, "done", measures=record(value)) for i, value in enumerate(cbf, 1)]
+
+
+@given(
+    arrays(np.float64, st.integers(3, 30), elements=st.floats(-1e3, 1e3)),
+    st.floats(0.1, 10),
+    st.floats(-100, 100),
+)
+@settings(max_examples=50, deadline=None)
+def test_robust_z_has_median_zero_and_does_not_know_units(values, scale, shift):
+    values = np.round(values, 3)
+    z = group.robust_z(values)
+    assert abs(np.median(z)) < 1e-9
+    assert np.allclose(group.robust_z(scale * values + shift), z, rtol=1e-6, atol=1e-6)
+
+
+def test_robust_z_of_normal_values_is_their_z_and_leaves_nan():
+    values = np.random.default_rng(0).normal(50, 5, 20_000)
+    values[0] = np.nan
+    z = group.robust_z(values)
+    assert np.isnan(z[0])
+    assert np.nanstd(z) == pytest.approx(1, abs=0.02)
+    assert np.all(group.robust_z(np.full(9, 3.0)) == 0)
+
+
+def test_the_one_that_differs_is_named_and_small_groups_are_left_alone():
+    members = people(48, 50, 52, 49, 51, 47, 53, 120)
+    found = group.outliers(members)
+    assert list(found) == ["sub-08"]
+    told, value, z = found["sub-08"][0]
+    assert (told, value) == ("CBF", 120.0)
+    assert z > 15
+    assert "[sub-08](/subjects/sub-08): CBF 120" in group.outliers_text(members)
+    assert group.outliers(people(50, 51, 52, 200)) == {}
+    assert "fewer than 8 subjects: `a`" in group.outliers_text(people(50, 51, 52, 200))
+
+
+def test_data_sets_are_not_outliers_of_each_other():
+    members = people(*range(46, 55)) + people(*range(96, 105), dataset="b")
+    assert group.outliers(members) == {}
+
+
+def test_the_failed_are_counted_and_linked_and_have_no_numbers():
+    members = [*people(50, 51), Member("sub-07", "a", "failed", "no M0")]
+    text = group.summary_text(members)
+    assert "**3 series** (3 of `a`); 2 were fitted, **1 failed**: [sub-07](/subjects/sub-07)" in text
+    table = group.subjects_table(members).splitlines()
+    assert table[-1].startswith("| [sub-07](/subjects/sub-07) | a |")
+    assert table[-1].endswith("failed |")
+    assert len({line.count("|") for line in table}) == 1, "every row has as many cells as the head"
+    assert np.isnan(members[-1].value("mask", "cbf_median"))
+
+
+def test_comparison_states_ratio_and_improved_share():
+    other = record(50)
+    other["regions"]["mask"] |= {"residual": 8e-4, "improved": 0.75}
+    members = [Member(f"sub-{i}", "a", "done", measures=record(50, compare={"vb": other})) for i in range(3)]
+    table = group.comparison_table(members, "pinn")
+    assert "| vb | brain mask | 4.00 ± 0.00 | 8.00 ± 0.00 | 0.50 ± 0.00 | 75.00 ± 0.00 % |" in table
+    assert group.comparison_table(people(50, 51), "pinn") == ""
+
+
+def test_group_is_read_from_the_file_of_the_study(tmp_path):
+    rows = [
+        {"key": "sub-01", "dataset": "a", "state": "done", "error": None, "seconds": 3.0, "measures": "one.json"},
+        {"key": "sub-02", "dataset": "a", "state": "failed", "error": "no", "seconds": None, "measures": None},
+        {"key": "sub-03", "dataset": "a", "state": "done", "error": None, "seconds": 3.0, "measures": "none.json"},
+    ]
+    (tmp_path / "one.json").write_text(json.dumps(record(44)))
+    (tmp_path / "subjects.json").write_text(json.dumps({"estimator": "pinn:default", "subjects": rows}))
+    estimator, members = group.read_group(tmp_path / "subjects.json")
+    assert estimator == "pinn:default"
+    assert [member.done for member in members] == [True, False, False]
+    assert members[0].value("mask", "cbf_median") == 44
+    with pytest.raises(InputError, match="expected the list of subjects"):
+        group.read_group(tmp_path / "one.json")
+
+
+@pytest.fixture(scope="module")
+def person(tmp_path_factory):
+    phantom = simulate("mpld6", tsnr=3.0, voxel_size=(9.0, 9.0, 10.0))
+    return load_subject(write_phantom(phantom, tmp_path_factory.mktemp("data"))[0])
+
+
+def test_measures_are_those_of_the_maps(person):
+    options = {"estimator": "nlls", "preset": "default", "voxel_size": person.voxel_size}
+    estimate = fit(person.series, person.mask, person.acquisition, **options)
+    numbers = measures.measure_subject(person, estimate, options)
+    row = numbers["regions"]["mask"]
+    assert row["cbf_median"] == pytest.approx(np.median(estimate.cbf[person.mask]))
+    assert row["cbf_q1"] < row["cbf_median"] < row["cbf_q3"]
+    assert numbers["regions"]["gm"]["cbf_median"] > numbers["regions"]["wm"]["cbf_median"]
+    index = person.acquisition.distinct[1]
+    difference = (person.series - estimate.fitted[..., index])[person.mask]
+    assert row["residual"] == pytest.approx(np.sqrt(np.mean(difference.astype(float) ** 2)), rel=1e-6)
+    # Repeats: a model of two numbers averages the noise of six delays, so it predicts better than the half itself does.
+    assert len(index) > len(set(index))
+    assert numbers["held_out"]["fit"] < numbers["held_out"]["half"]
+    assert numbers["quality"]["noise_ratio"] == pytest.approx(1, abs=0.1)
+
+
+def test_halves_hold_every_delay_and_share_no_volume(person):
+    odd, even = measures.halves(person)
+    index = person.acquisition.distinct[1]
+    assert not set(odd) & set(even)
+    assert len(odd) + len(even) == len(index)
+    assert set(index[odd]) == set(index[even]) == set(index)
+
+
+def test_figures_of_a_group_take_arrays_and_name_only_the_marked():
+    values = np.array([40.0, 50.0, np.nan, 60.0])
+    names = {"a": ["sub-01", "sub-02", "sub-03", "sub-04"]}
+    figure = figures.subject_values({"CBF (ml/100 g/min)": {"a": values}}, names, ["sub-04"])
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["sub-04"]
+    assert axes.get_ylim()[0] == 0
+    figure = figures.paired(values, {"vb": values + 1}, "residual", "pinn")
+    assert figure.axes[0].get_xlabel() == "residual, other estimator"
+
+
+@pytest.mark.slow
+def test_the_group_notebook_reads_without_a_study(tmp_path):
+    from aslpinn.report.execute import execute
+
+    state = execute(ROOT / "notebooks" / "group.md", tmp_path / "group.ipynb", {"fast": True}, tmp_path)
+    assert state["error"] is None
+    text = (tmp_path / "group.ipynb").read_text()
+    assert text.count('"image/png"') >= 2
+    assert "none failed" in text
