@@ -110,12 +110,31 @@ def _fit(arguments: argparse.Namespace) -> int:
             guide=subject.m0,
             **{name: value for name in ("vb_start", "arterial") if (value := getattr(arguments, name))},
         )
-    written = write_estimate(subject, estimate, arguments.out)
+    extra, summary = _beside(subject, estimate)
+    written = write_estimate(subject, estimate, arguments.out, extra)
     inside = subject.mask
     middle = [float(_median(values[inside])) for values in (estimate.cbf, estimate.att)]
     _say(f"median in the mask: CBF {middle[0]:.1f} ml/100g/min, ATT {middle[1]:.2f} s")
+    _say(summary)
     print(f"{len(written)} maps in {written[0].parent} ({time.perf_counter() - begun:.1f} s)")
     return DONE
+
+
+def _beside(subject: Any, estimate: Any) -> tuple[dict[str, bytes], str]:
+    """Files beside the maps, by the end of their names: quality, and a figure of motion; and quality in words."""
+    from .report import qc
+
+    found = qc.quality(subject, estimate)
+    extra = {"_desc-qc_quality.json": (json.dumps(found, indent=2) + "\n").encode()}
+    if subject.motion is not None:
+        from io import BytesIO
+
+        from .report.figures.subject import motion
+
+        picture = BytesIO()
+        motion(subject.motion.parameters, subject.motion.framewise_displacement).savefig(picture, format="svg")
+        extra["_desc-motion_timeseries.svg"] = picture.getvalue()
+    return extra, qc.line(found)
 
 
 def _median(values: Any) -> float:

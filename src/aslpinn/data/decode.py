@@ -50,7 +50,7 @@ def decode(
     volumes, m0_volumes = _decoded(subject.volumes if subject.volumes is not None else image.data, layout)
     name, folder = subject_name(path)
     fields, types = decoded_metadata(sidecar.values, layout.encoding, repeats=1, m0_volumes=m0_volumes)
-    fields |= {"Sources": [uri(path, out)], "DecodingKinetics": subject.provenance["encoding"]}
+    fields |= {"SkullStripped": False, "Sources": [uri(path, out)], "DecodingKinetics": subject.provenance["encoding"]}
     fields["DecodedRepeats"] = layout.encoded.size // layout.encoding.size
     if subject.motion is not None:
         fields["Motion"] = subject.motion.provenance()
@@ -72,10 +72,12 @@ def decode(
         dump(scratch / "dataset_description.json", description)
         perf = out / folder / "perf"
         perf.mkdir(parents=True, exist_ok=True)
-        if (out / "dataset_description.json").is_file():  # several subjects share it
-            (scratch / "dataset_description.json").unlink()
-        else:
-            os.replace(scratch / "dataset_description.json", out / "dataset_description.json")
+        (scratch / ".bidsignore").write_text("*_timeseries.*\n", encoding="utf-8")
+        for shared in ("dataset_description.json", ".bidsignore"):  # several subjects share them
+            if (out / shared).is_file():
+                (scratch / shared).unlink()
+            else:
+                os.replace(scratch / shared, out / shared)
         names = sorted((file.name for file in scratch.iterdir()), key=lambda file: file.endswith("_asl.nii.gz"))
         for file in names:  # the series last: where it stands, all that belongs to it stands
             os.replace(scratch / file, perf / file)
@@ -111,4 +113,4 @@ def _copy_m0(path: Path, scratch: Path, name: str, target: str) -> None:
     shutil.copyfile(source, scratch / f"{name}_m0scan{extension}")
     sidecar = source.with_name(f"{stem}.json")
     values = read_json(sidecar) if sidecar.is_file() else {}
-    dump(scratch / f"{name}_m0scan.json", values | {"IntendedFor": target})
+    dump(scratch / f"{name}_m0scan.json", values | {"IntendedFor": target, "SkullStripped": False})

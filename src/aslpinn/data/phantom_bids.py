@@ -20,6 +20,11 @@ SCANNER_UNITS = 1000.0
 
 _TRUTH_IGNORE = "**/*_cbf.*\n**/*_att.*\n**/*_abv.*\n**/*_probseg.*\n**/*_mask.*\n**/*_m0.*\n"
 
+_ENCODED_IGNORE = (
+    "# BIDS has no words for time encoding: LabelingDuration holds one entry for each sub-bolus, not for each volume\n"
+    "*_asl.*\n"
+)
+
 
 def write_phantom(
     phantom: Phantom, out: str | Path, subject: str = "01", encoded: bool = False, pairs: bool = False
@@ -60,6 +65,8 @@ def write_phantom(
         _image(Path(f"{stem}_m0scan.nii.gz"), phantom.m0 * SCANNER_UNITS, phantom),
         _json(Path(f"{stem}_m0scan.json"), _scanner() | {"RepetitionTimePreparation": 10.0, "IntendedFor": target}),
     ]
+    if encoded:
+        files.append(_text(root / ".bidsignore", _ENCODED_IGNORE))
     return files + _dataset(root, subject, phantom) + _truth(root / "derivatives" / "truth", subject, phantom)
 
 

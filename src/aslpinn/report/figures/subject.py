@@ -147,3 +147,19 @@ def residual_by_delay(residual: Float, acquisition: Acquisition) -> Figure:
     axes.set(xlabel="post-labeling delay (s), in order of acquisition", ylabel="residual ΔM/M0b (%)")
     axes.legend(fontsize=8)
     return figure
+
+
+@styled
+def motion(parameters: Float, framewise_displacement: Float) -> Figure:
+    """Rigid motion of every volume, (T, 6) in mm and degrees, and its framewise displacement in mm."""
+    figure, axes = plt.subplots(3, 1, figsize=(7.2, 5.2), sharex=True)
+    volumes = np.arange(len(parameters))
+    panels = ((axes[0], parameters[:, :3], "translation (mm)"), (axes[1], parameters[:, 3:], "rotation (degrees)"))
+    for panel, values, label in panels:
+        for axis, color, marker in zip(range(3), CATEGORICAL, "os^", strict=False):
+            panel.plot(volumes, values[:, axis], f"{marker}-", color=color, markersize=3, label="xyz"[axis])
+        panel.set_ylabel(label)
+    axes[0].legend(ncols=3, fontsize=8)
+    axes[2].plot(volumes, framewise_displacement, "o-", color=CATEGORICAL[6], markersize=3)
+    axes[2].set(xlabel="volume", ylabel="framewise (mm)")
+    return figure
