@@ -29,9 +29,10 @@ def locked() -> dict[str, str]:
 
 
 def required() -> dict[str, str]:
-    """Direct requirements of pyproject.toml, extras included: name -> specifier."""
+    """Direct requirements of pyproject.toml, extras but cluster (it is not locked) included: name -> specifier."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *(line for name, extra in extras.items() if name != "cluster" for line in extra)]
     found = {}
     for line in lines:
         match = re.match(r"[A-Za-z0-9._-]+", line)

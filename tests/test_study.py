@@ -187,7 +187,9 @@ def test_subjects_run_one_by_one_are_collected_into_the_same_study(project, tmp_
     root, out = dataset(tmp_path / "data", **{"01": "fine", "02": "broken", "03": "fine"}), tmp_path / "out"
     common = ["study", "--bids", str(root), "--out", str(out), "--no-book"]
     assert main([*common, "--list"]) == 0
-    assert capsys.readouterr().out.split() == ["sub-01", "sub-02", "sub-03"]
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows] == ["sub-01", "sub-02", "sub-03"]
+    assert rows[1][1] == str(root / "sub-02" / "perf" / "sub-02_asl.nii.gz")
     assert not out.exists()
     assert main([*common, "--only", "sub-01"]) == 0
     assert main([*common, "--only", "sub-02"]) == 1

@@ -88,7 +88,10 @@ def read_state(task: Task) -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Logical cores that this process may use."""
+    """Logical cores that this process may use; under Slurm those that were asked for."""
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if given.isdigit() and int(given) > 0:
+        return int(given)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -133,7 +136,7 @@ def _run(
         state, log = _in_process(task, folder, jobs, processes, shown)
     except OSError as error:
         state, log = _failure(f"{error.strerror or error} (the study's folder or the temporary one)"), ""
-    state = {"seconds": round(time.monotonic() - start, 2)} | state
+    state |= {"seconds": round(time.monotonic() - start, 2), "threads": max(1, cores() // jobs)}
     traceback = state.pop("traceback", None)  # that is in the log
     state |= {"hash": combined(parts), "hashes": parts}
     logfile = task.report.with_name(f"{task.report.stem}.log")

@@ -29,6 +29,8 @@ from .tasks import (
     PACKAGE,
     Task,
     chapter_tasks,
+    combined,
+    digests,
     file_digest,
     find_project,
     group_task,
@@ -328,13 +330,11 @@ def add_arguments(parser: Any) -> None:
     add("--fast", action="store_true", help="short settings: minutes become seconds, numbers are worse")
     add("--force", action="store_true", help="run everything again")
     part = parser.add_mutually_exclusive_group()
-    part.add_argument("--list", action="store_true", help="print the subjects' keys, one a line, and stop")
-    part.add_argument(
-        "--only", action="append", metavar="KEY", help="run this subject and nothing else; may be repeated"
-    )
-    part.add_argument(
-        "--collect", action="store_true", help="run no subject: group, chapters and book from what is there"
-    )
+    add = part.add_argument
+    add("--list", action="store_true", help="one line a subject: key, series, hash of code and settings; with tabs")
+    add("--only", action="append", metavar="KEY", help="run this subject and nothing else; may be repeated")
+    add("--collect", action="store_true", help="run no subject: group, chapters and book from what is there")
+    add("--plan", type=int, metavar="N", help="what N subjects need, from the study that ran in --out")
 
 
 def plan_of(arguments: Any) -> Study:
@@ -364,11 +364,17 @@ def command(arguments: Any) -> int:
         print(f"{path}: written; every key is explained there")
         return 0
     plan = plan_of(arguments)
+    if arguments.plan is not None:
+        from .cluster import plan_table
+
+        print(plan_table(plan.out, max(1, arguments.plan)))
+        return 0
     if arguments.list:
         check(plan)
         if uses_virtual(plan):
             with locked(plan.out.resolve(), shared=True):
                 write_virtual(plan.out.resolve() / "virtual", plan, lambda text: print(text, file=sys.stderr))
-        print("\n".join(task.key for task in found_subjects(plan, find_project())))
+        for task in found_subjects(plan, find_project()):
+            print(task.key, task.series, combined(digests(replace(task, inputs=()))), sep="\t")
         return 0
     return run_study(plan, only=arguments.only or (), collect=arguments.collect)

@@ -1,0 +1,141 @@
+"""A study in parts: what the cluster's files call, what they ask for, and what a larger study would need."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from aslpinn.cli import main
+from aslpinn.errors import InputError
+from aslpinn.report.cluster import measured, plan_table
+from aslpinn.report.runner import cores
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKFLOW = ROOT / "workflow"
+
+
+def find(program: str) -> str | None:
+    return shutil.which(program) or shutil.which(program, path=str(Path(sys.executable).parent))
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Path:
+    """A data set of which only the names are looked at."""
+    for label in ("01", "02", "03"):
+        folder = tmp_path / "data" / f"sub-{label}" / "perf"
+        folder.mkdir(parents=True)
+        (folder / f"sub-{label}_asl.nii.gz").write_text("x")
+    (tmp_path / "STUDY.toml").write_text('bids = ["data"]\n')
+    return tmp_path
+
+
+@pytest.fixture
+def command(tmp_path) -> Path:
+    """The program aslpinn, as a file that shell scripts can call."""
+    script = tmp_path / "aslpinn"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m aslpinn.cli "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+def fake_study(out: Path, seconds: list[float]) -> None:
+    states = {}
+    for number, value in enumerate(seconds):
+        key = f"sub-{number:02d}"
+        folder = out / "subjects" / key
+        folder.mkdir(parents=True)
+        (folder / "report.ipynb").write_bytes(b"0" * 1000)
+        maps = out / "derivatives" / "aslpinn" / key / "perf"
+        maps.mkdir(parents=True)
+        (maps / f"{key}_cbf.nii.gz").write_bytes(b"0" * 3000)
+        states[key] = {"state": "done", "seconds": value, "threads": 2, "peak_memory_mb": 700.0}
+    states["sub-99"] = {"state": "failed", "seconds": 1000.0, "peak_memory_mb": None}
+    (out / "study.json").write_text(json.dumps({"subjects": states}))
+
+
+def test_needs_are_those_of_the_fitted_subjects(tmp_path):
+    fake_study(tmp_path, [30.0, 36.0, 90.0])
+    per = measured(tmp_path)
+    assert per["subjects"] == 3
+    assert per["core_seconds"] == 72.0
+    assert per["kept_bytes"] == 4000
+    assert per["kept_files"] == 2
+    table = plan_table(tmp_path, 1000, cores=100)
+    assert "20.0 core-hours; 12 min on 100 cores" in table
+    assert "700 MB at most: ask for 1500 MB" in table
+    assert "0.00 GB in 2000 files" in table
+
+
+def test_a_folder_without_a_study_cannot_be_planned_from(tmp_path, capsys):
+    with pytest.raises(InputError, match="a study that has run"):
+        measured(tmp_path)
+    assert main(["study", "--plan", "10", "--out", str(tmp_path)]) == 2
+    assert "study.json" in capsys.readouterr().err
+
+
+def test_under_slurm_the_cores_are_those_that_were_asked_for(monkeypatch):
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    assert cores() == 3
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "")
+    assert cores() >= 1
+
+
+def test_the_profile_names_slurm_and_keeps_going():
+    profile = yaml.safe_load((WORKFLOW / "profiles" / "slurm" / "config.yaml").read_text())
+    assert profile["executor"] == "slurm"
+    assert profile["keep-going"] is True
+    snakefile = (WORKFLOW / "Snakefile").read_text()
+    assert "retries: TRIES - 1" in snakefile
+    assert snakefile.count("mem_mb=") == 3
+
+
+def test_the_array_script_takes_the_subject_of_its_number(dataset, command):
+    recorder = dataset / "recorder"
+    recorder.write_text(
+        f'#!/bin/sh\ncase "$*" in *--list*) exec "{command}" "$@";; *) echo "$@" > "{dataset}/called";; esac\n'
+    )
+    recorder.chmod(0o755)
+    environment = os.environ | {"ASLPINN": str(recorder), "SLURM_ARRAY_TASK_ID": "2"}
+    arguments = ["bash", str(WORKFLOW / "slurm_array.sh"), str(dataset / "STUDY.toml")]
+    run = subprocess.run(arguments, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert (dataset / "called").read_text().split() == [
+        "study", str(dataset / "STUDY.toml"), "-j", "1", "--only", "sub-02",
+    ]  # fmt: skip
+    environment["SLURM_ARRAY_TASK_ID"] = "4"
+    run = subprocess.run(arguments, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "no subject number 4" in run.stderr
+
+
+@pytest.mark.slow
+def test_snakemake_plans_one_job_a_subject_one_for_the_group_one_for_the_book(dataset, command):
+    snakemake = os.environ.get("SNAKEMAKE") or find("snakemake")
+    if snakemake is None:
+        pytest.skip('snakemake is not installed: pip install "aslpinn[cluster]"')
+    settings = [f"study={dataset / 'STUDY.toml'}", f"out={dataset / 'out'}", f"aslpinn={command}"]
+    arguments = [
+        snakemake,
+        "--snakefile",
+        str(WORKFLOW / "Snakefile"),
+        "--config",
+        *settings,
+        "--dry-run",
+        "--directory",
+        str(dataset),
+        "--cores",
+        "2",
+    ]
+    run = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    told = run.stdout + run.stderr
+    assert run.returncode == 0, told
+    for rule, count in {"subject": 3, "group": 1, "book": 1, "total": 5}.items():
+        assert f"{rule} {count}" in " ".join(told.split())
+    assert not (dataset / "out" / "subjects").exists()
