@@ -14,7 +14,7 @@ import yaml
 
 from aslpinn.cli import main
 from aslpinn.errors import InputError
-from aslpinn.report.cluster import measured, plan_table
+from aslpinn.report.cluster import measured, plan_table, read_record
 from aslpinn.report.runner import cores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,7 +62,7 @@ def fake_study(out: Path, seconds: list[float]) -> None:
 
 def test_needs_are_those_of_the_fitted_subjects(tmp_path):
     fake_study(tmp_path, [30.0, 36.0, 90.0])
-    per = measured(tmp_path)
+    per = measured(tmp_path, read_record(tmp_path))
     assert per["subjects"] == 3
     assert per["core_seconds"] == 72.0
     assert per["kept_bytes"] == 4000
@@ -75,7 +75,7 @@ def test_needs_are_those_of_the_fitted_subjects(tmp_path):
 
 def test_a_folder_without_a_study_cannot_be_planned_from(tmp_path, capsys):
     with pytest.raises(InputError, match="a study that has run"):
-        measured(tmp_path)
+        read_record(tmp_path)
     assert main(["study", "--plan", "10", "--out", str(tmp_path)]) == 2
     assert "study.json" in capsys.readouterr().err
 

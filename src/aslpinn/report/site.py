@@ -13,10 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from .cluster import plan_table
 from .pages import failed_page, reader_copy, study_tables, subjects_page, without_links
 from .settings import schema_table
 from .tasks import Task, file_digest
@@ -26,6 +28,7 @@ from .tasks import Task, file_digest
 SIDEBAR_LIMIT = 100
 _TABLE_MARK = "<!-- study tables -->"
 _SCHEMA_MARK = "<!-- study schema -->"
+_NEEDS_MARK = "<!-- study needs -->"
 
 
 def chapters_of(project: Path) -> list[str]:
@@ -118,7 +121,11 @@ def stage(project: Path, tasks: Sequence[Task], record: dict[str, Any]) -> Pages
     """Every file that jupyter-book gets, by its path."""
     pages = Pages()
     pages["_config.yml"] = (project / "_config.yml").read_bytes()
-    fill = {_TABLE_MARK: study_tables, _SCHEMA_MARK: lambda _: schema_table()}
+    fill: dict[str, Callable[[dict[str, Any]], str]] = {
+        _TABLE_MARK: study_tables,
+        _SCHEMA_MARK: lambda _: schema_table(),
+        _NEEDS_MARK: partial(_needs, tasks),
+    }
     for path in sorted((project / "book").rglob("*")):
         name = path.relative_to(project).as_posix()
         if path.is_file() and path.suffix != ".py" and not any(part.startswith(".") for part in Path(name).parts):
@@ -142,6 +149,14 @@ def stage(project: Path, tasks: Sequence[Task], record: dict[str, Any]) -> Pages
         pages[name] = without_links(content.decode(), name, staged).encode()
     pages["_toc.yml"] = _dump(_with_subjects(_toc(project), tasks, staged)).encode()
     return pages
+
+
+def _needs(tasks: Sequence[Task], record: dict[str, Any]) -> str:
+    """What 1,000 subjects like those of this study need."""
+    members = [task for task in tasks if task.kind == "subject"]
+    if not any(state["state"] == "done" for state in record["subjects"].values()):
+        return "No subject of this study was fitted, so nothing was measured."
+    return f"```text\n{plan_table(members[0].report.parents[2], 1000, record=record)}\n```"
 
 
 def page_of(task: Task) -> str:
