@@ -2,7 +2,8 @@
 
 The unknowns are fields x = K^(1/2) u with K the spectrum of a `MultiscaleField` and u standard normal. The data enter
 through a precision matrix (2 x 2 for CBF and ATT in every voxel) and a pull: the log likelihood is
--theta' L theta / 2 + b' theta. CBF is x_0 plus, with a guide, psi x_2; ATT is s x_1, with s a local amplitude.
+-theta' L theta / 2 + b' theta. CBF is x_0 plus, with a guide, psi x_2; ATT is x_1 plus rho times CBF: white
+matter has less flow and later arrival, so one tells of the other.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..fields.multiscale import Floats, Fourier, MultiscaleField
+
+NARROW = 4  # Gaussian levels whose contrast couples ATT to CBF
 
 
 @dataclass
@@ -40,29 +43,30 @@ class Likelihood:
 class LinearFields:
     """The prior: fields of given level variances (F, levels), how they make CBF and ATT, and the solver.
 
-    guide (N,) is psi or None, amplitude (N,) is s or None.
+    guide (N,) is psi or None, coupling is rho.
     """
 
     basis: MultiscaleField
     variances: NDArray[np.float64]
     guide: Floats | None = None
-    amplitude: Floats | None = None
+    coupling: float = 0.0
     tolerance: float = 5e-3
     iterations: int = 20
-    _spectrum: Floats = field(init=False, repr=False)
+    spectrum: Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._spectrum = self.basis.spectrum(self.variances)
+        self.spectrum = self.basis.spectrum(self.variances)
 
     def combine(self, x: Floats) -> Floats:
         """(CBF, ATT) as (2, N) of the fields at the voxels, (F, N)."""
         cbf = x[0] if self.guide is None else x[0] + self.guide * x[2]
-        return np.stack([cbf, x[1] if self.amplitude is None else self.amplitude * x[1]])
+        return np.stack([cbf, x[1] + np.float32(self.coupling) * cbf])
 
     def spread(self, theta: Floats) -> Floats:
         """The adjoint of `combine`: (2, N) to (F, N)."""
-        rows = [theta[0], theta[1] if self.amplitude is None else self.amplitude * theta[1]]
-        return np.stack(rows if self.guide is None else [*rows, self.guide * theta[0]])
+        cbf = theta[0] + np.float32(self.coupling) * theta[1]
+        rows = [cbf, theta[1]]
+        return np.stack(rows if self.guide is None else [*rows, self.guide * cbf])
 
     def solve(self, likelihood: Likelihood, pull: Floats, start: Fourier | None = None) -> tuple[Fourier, Floats, int]:
         """Posterior mean: coefficients u, theta (2, N), and the iterations that it took.
@@ -70,12 +74,13 @@ class LinearFields:
         Conjugate gradients on (1 + K^(1/2) A' L A K^(1/2)) u = K^(1/2) A' pull, A = combine; the preconditioner
         has the voxels' mean precision in place of L. It ends when the residual's norm has fallen by `tolerance`.
         """
-        basis, root = self.basis, np.sqrt(self._spectrum)
-        cc, _, aa = likelihood.precision
-        level = [cc.mean(), (aa if self.amplitude is None else aa * self.amplitude**2).mean()]
+        basis, root = self.basis, np.sqrt(self.spectrum)
+        cc, ca, aa = likelihood.precision
+        cc = cc + np.float32(2 * self.coupling) * ca + np.float32(self.coupling**2) * aa
+        level = [cc.mean(), aa.mean()]
         if self.guide is not None:
             level.append((cc * self.guide**2).mean())
-        precondition = 1 / (1 + np.array(level, np.float32)[:, None, None, None] * self._spectrum)
+        precondition = 1 / (1 + np.array(level, np.float32)[:, None, None, None] * self.spectrum)
 
         def system(u: Fourier) -> Fourier:
             theta = self.combine(basis.down(root * u))
@@ -113,9 +118,10 @@ class LinearFields:
         2010, "Gaussian sampling by local perturbations"): the members of the ensemble.
         """
         white = self.basis.white(rng, len(self.variances))
-        draw = self.combine(self.basis.down(np.sqrt(self._spectrum) * white))
+        white[:, 0, 0, 0] = 0  # the broad constant: the data find it whatever it is, the solver only after many steps
+        draw = self.combine(self.basis.down(np.sqrt(self.spectrum) * white))
         pull = likelihood.apply(draw) + likelihood.noise(rng)
-        u, estimate, _ = self.solve(likelihood, pull, start)
+        u, estimate, _ = self.solve(likelihood, pull, white if start is None else start)
         return draw, estimate, pull - likelihood.apply(estimate), u
 
     def power(self, remainder: Floats) -> NDArray[np.float64]:
@@ -125,3 +131,22 @@ class LinearFields:
         leave more than simulated data do, the variance has to grow.
         """
         return self.basis.power(self.spread(remainder))
+
+    def coupling_slope(self, remainder: Floats) -> tuple[float, float]:
+        """Derivative of half the remainder's quadratic form by the coupling, and its scale, in the narrow levels.
+
+        The slow ones are left out, but for the guide's: they hold few independent patches to correlate, and are the
+        last to converge.
+        """
+        variances = np.delete(self.variances, 1, axis=0)
+        variances[0, 0] = variances[0, 2 + NARROW :] = 0
+        spectrum = self.basis.spectrum(variances)
+
+        def cbf_fields(values: Floats) -> Fourier:
+            rows = [values] if self.guide is None else [values, self.guide * values]
+            return self.basis.up(np.stack(rows))
+
+        of_att = cbf_fields(remainder[1])
+        weighted = spectrum * of_att
+        of_both = cbf_fields(remainder[0] + np.float32(self.coupling) * remainder[1])
+        return self.basis.inner(weighted, of_both), self.basis.inner(weighted, of_att)

@@ -5,13 +5,17 @@ variance for each level and separate ones for CBF and ATT: in the limit of many 
 stationary Gaussian processes, one a level (`fields.multiscale`). What is left of the fit is physics-informed in
 the strict sense, the field can only speak through Buxton's closed form, but it is no longer trained by
 stochastic gradient descent: each Gauss-Newton step, Buxton's model linearized by sigma points, is a linear solve by
-preconditioned conjugate gradients. The variances of the levels (which say how fine a map the data support), the noise
-level and the weight of outliers are learned from the data by marginal likelihood; none is set for a data set.
+preconditioned conjugate gradients. The variances of the levels (which say how fine a map the data support), the
+coupling of ATT to CBF, the noise level and the weight of outliers are learned from the data by marginal likelihood;
+none is set for a data set.
 
 The ensemble are draws from the posterior (each member is the fit of simulated data of its own seed), which give the
 SDs. Then every voxel is weighed on its own: it stays with the field, deviates from it, or holds an artery, by evidence
 learned over the brain (`voxel_mixture`). A guide, such as M0, enters as a function learned from the ASL data times one
 more field; where CBF does not follow the image, that field's variance goes to zero.
+
+Known limits: a focal region that is much later than all else (ATT +0.9 s) keeps about two thirds of its ATT contrast;
+noise that is correlated between voxels is in part taken for signal, and the intervals are too narrow then.
 """
 
 from __future__ import annotations
@@ -86,7 +90,7 @@ def fit_multiscale(
 
     owner = FieldEstimator(problem, request.voxel_size, request.guide, levels, request.seed, members, report)
     fit, mixture, noise = _passes(owner, problem.signal.astype(np.float64), arterial, iterations, passes)
-    maps = _combine(fit, mixture, problem)
+    maps = _combine(owner, fit, mixture)
     if not all(np.isfinite(v).all() for v in (maps.cbf, maps.att, maps.cbf_sd, maps.att_sd, mixture.fitted)):
         raise FitError("the field's fit is not finite; check the series for extreme values, or use --estimator nlls")
     settings = {
@@ -161,25 +165,21 @@ def repeat_noise(problem: Problem) -> float | None:
     return value if value > 0 else None
 
 
-def _combine(fit: FieldFit, mixture: Mixture, problem: Problem) -> _Maps:
+def _combine(owner: FieldEstimator, fit: FieldFit, mixture: Mixture) -> _Maps:
     """Means and SDs over the voxel's explanations, with the contrast that shrinkage took off restored.
 
-    A posterior mean is flatter than the truth: high values come out low and low ones high. All deviations from the
-    median are widened by the factor that makes draws of the model and their estimates equally wide; what a guide
+    A posterior mean is flatter than the truth: high values come out low and low ones high. Local
+    deviations are widened by the factor that makes draws of the model and their estimates equally wide; what a guide
     carries is not shrunk and is left as it is.
     """
     stay, leave = mixture.stay, 1 - mixture.stay
     cbf = stay * fit.cbf + leave * mixture.cbf
     att = stay * fit.att + leave * mixture.att
-    cbf_second = stay * (fit.covariance[0] + fit.cbf**2) + leave * (mixture.cbf_variance + mixture.cbf**2)
-    att_second = stay * (fit.covariance[2] + fit.att**2) + leave * (mixture.att_variance + mixture.att**2)
-    restore = fit.restore.copy()
-    if fit.guided is not None and fit.guided.std() > 0:
-        restore[0] = 1 + (restore[0] - 1) * (1 - min(np.corrcoef(fit.guided, cbf)[0, 1] ** 2, 1.0))
+    cbf_second = stay * (fit.reported[0] + fit.cbf**2) + leave * (mixture.cbf_variance + mixture.cbf**2)
+    att_second = stay * (fit.reported[1] + fit.att**2) + leave * (mixture.att_variance + mixture.att**2)
     maps = []
-    for values, second, factor in ((cbf, cbf_second, restore[0]), (att, att_second, restore[1])):
-        middle = np.median(values)
-        maps += [middle + factor * (values - middle), factor * np.sqrt(np.maximum(second - values**2, 1e-12))]
+    for values, second, factor in ((cbf, cbf_second, fit.restore[0]), (att, att_second, fit.restore[1])):
+        maps += [values + (factor - 1) * owner.local(values[None])[0], np.sqrt(np.maximum(second - values**2, 1e-12))]
     return _Maps(maps[0], maps[2], maps[1], maps[3])
 
 
@@ -213,6 +213,7 @@ def _info(owner: FieldEstimator, fit: FieldFit, mixture: Mixture, noise: float) 
     rows = ["cbf", "att", "guide"][: len(fit.variances)]
     return {
         "noise_sd": float(np.sqrt(noise)),
+        "coupling": fit.coupling,
         "student_freedom": fit.freedom,
         "contrast_restored": [float(v) for v in fit.restore],
         "level_sd": {

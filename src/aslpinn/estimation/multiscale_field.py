@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,9 +22,13 @@ from .problem import Problem
 Floats = NDArray[np.float64]
 
 CBF_UNIT = 20.0  # ml/100g/min in the field's unit, so that both fields are of order 1
+TOLERANCE, SOLVER = 2e-3, 20  # of the conjugate gradients: fall of the residual, and most iterations
 NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
 NODE_WEIGHTS = NODE_WEIGHTS / NODE_WEIGHTS.sum()
 FREEDOMS = (3.0, 5.0, 8.0, 14.0, 30.0, 1e3)  # of Student's t; the last is as good as Gaussian
+LOCAL = 5.0  # shortest voxel edges, SD of the Gaussian whose residual is called local contrast
+#: Largest variances that a level of the fields of CBF, ATT and the guide may learn; the data don't bound broad levels.
+LARGEST = np.array([1.0, 0.2**2, 1.0])
 START_KERNEL = 1.13  # shortest voxel edges, SD of the Gaussian before the grid search that starts the fit
 MEMBER_SEEDS = 7919  # keeps the members' seeds apart from those of the hyperparameters
 
@@ -41,6 +45,8 @@ class FieldFit:
         Expected signal.
     covariance, precision : (3, N)
         cbf-cbf, cbf-att, att-att of the posterior (from the members), and of the data.
+    reported : (2, N)
+        Variances of CBF and ATT once the contrast is restored.
     remainder : (2, N)
         Gradient of the log likelihood by CBF and ATT at the mode.
     noise_variance, freedom : float
@@ -57,6 +63,7 @@ class FieldFit:
     att: Floats
     fitted: Floats
     covariance: Floats
+    reported: Floats
     precision: Floats
     remainder: Floats
     noise_variance: float
@@ -65,6 +72,7 @@ class FieldFit:
     prior_sd: Floats
     guided: NDArray[np.float32] | None
     variances: Floats
+    coupling: float
     iterations: list[int]
     change: Floats = field(repr=False)
 
@@ -89,6 +97,7 @@ class FieldEstimator:
         n = len(problem.signal)
         self.row = np.zeros(n, np.int64) if len(problem.pld) == 1 else row.ravel().astype(np.int64)
         self.tau, self.count = problem.tau.astype(np.float64), problem.counts.astype(np.float64)
+        self.tolerance, self.solver = TOLERANCE, SOLVER
         self.physics = physics_of(problem.acquisition.constants)
 
     def start(self) -> tuple[Floats, Floats]:
@@ -100,6 +109,31 @@ class FieldEstimator:
             signal.astype(np.float32), problem.pld, problem.tau, problem.counts, problem.acquisition, 0.05, 0
         )
         return np.clip(found[0].astype(np.float64), 1.0, 150.0), np.clip(found[1].astype(np.float64), 0.1, 3.0)
+
+    def local(self, maps: NDArray[np.floating]) -> Floats:
+        """Maps (F, N) minus their smooth part: contrast between tissues, without that between regions."""
+        sigma = [LOCAL * min(self.voxel_size) / size for size in self.voxel_size]
+        return np.stack([values - smooth_inside(values, self.problem.mask, sigma) for values in maps])
+
+    def covariance(self, errors: Sequence[NDArray[np.floating]], precision: NDArray[np.floating]) -> Floats:
+        """Covariance (3, N) of members' errors, averaged with nearby voxels, for few members say little of one voxel.
+
+        What is averaged is the ratio to the variance that the voxel's own data suggest, 1 / (precision + constant):
+        variances differ between neighbors of different tissue as the precisions do.
+        """
+        sigma = [max(1.0, 4.0 / size) for size in self.voxel_size]
+        mask = self.problem.mask
+        squares: Floats = np.mean(
+            np.array([[e[0] ** 2, e[0] * e[1], e[1] ** 2] for e in errors], np.float64), axis=0, keepdims=True
+        )[0]
+        plain = np.stack([smooth_inside(values, mask, sigma) for values in squares])
+        correlation = np.clip(plain[1] / np.sqrt(np.maximum(plain[0] * plain[2], 1e-30)), -0.95, 0.95)
+        variances = []
+        for raw, own in ((squares[0], precision[0]), (squares[2], precision[2])):
+            mean = max(float(np.mean(raw)), 1e-30)
+            typical = 1.0 / (own + max(1.0 / mean - float(np.mean(own)), 1e-3 / mean))
+            variances.append(np.maximum(typical * smooth_inside(raw / typical, mask, sigma), 1e-12))
+        return np.stack([variances[0], correlation * np.sqrt(variances[0] * variances[1]), variances[1]])
 
     def linearize(self, y: Floats, cbf: Floats, att: Floats, att_sd: float) -> tuple[Floats, Floats]:
         """Expected signal (N, D) and weighted sums (N, 5) of `sigma_point_sums`."""
@@ -134,6 +168,8 @@ class _State:
         fields = 2 if owner.features is None else 3
         self.variances = _start_variances(fields, len(owner.field.widths)) if before is None else before.variances
         self.guided = None if before is None else before.guided
+        self.coupling = 0.0 if before is None else before.coupling
+        self.prior: LinearFields | None = None
         self.u: Fourier | None = None
         self.u_sample: Fourier | None = None
         self.iterations: list[int] = []
@@ -149,15 +185,20 @@ class _State:
         self.likelihood = self._likelihood(sums, weights / self.scale)
         if owner.features is not None and (self.guided is None or k == 3):
             self._learn_guide()
-        self.prior = LinearFields(owner.field, self.variances, self.guided)
-        self.u, self.theta, used = self.prior.solve(self.likelihood, self.likelihood.pull, self.u)
+        before = None if self.prior is None else self.prior.spectrum
+        prior = self.prior = LinearFields(
+            owner.field, self.variances, self.guided, self.coupling, owner.tolerance, owner.solver
+        )
+        if self.u is not None and before is not None:  # the fields stay, their coordinates change with the spectrum
+            self.u *= np.sqrt(before / np.maximum(prior.spectrum, np.float32(1e-20)))
+        self.u, self.theta, used = prior.solve(self.likelihood, self.likelihood.pull, self.u)
         self.iterations.append(used)
         if learn:
-            self._learn_variances()
-        before = self.cbf, self.att
+            self._learn_variances(prior)
+        last = self.cbf, self.att
         self.cbf = np.maximum((self.theta[0] + self.mean[0]) * CBF_UNIT, 0.5)
         self.att = np.clip(self.theta[1] + self.mean[1], *ATT_BOUNDS)
-        self.change = np.array([self.cbf - before[0], self.att - before[1]])
+        self.change = np.array([self.cbf - last[0], self.att - last[1]])
 
     def _likelihood(self, sums: Floats, weight: Floats) -> Likelihood:
         cc, ca, aa, rc, ra = sums.T * weight
@@ -173,53 +214,63 @@ class _State:
         self.guided = guide_function(self.owner.features, observed, cc).astype(np.float32)
         self.u = self.u_sample = None
 
-    def _learn_variances(self) -> None:
+    def _learn_variances(self, prior: LinearFields) -> None:
         """A multiplicative step on the marginal likelihood of the level variances, and the fit's degrees of freedom.
 
         The expectation in its derivative comes from one draw, the same at every iteration, so that the steps settle.
         """
         rng = np.random.default_rng(self.owner.seed)
-        draw, estimate, left, self.u_sample = self.prior.sample(self.likelihood, rng, self.u_sample)
+        draw, estimate, left, self.u_sample = prior.sample(self.likelihood, rng, self.u_sample)
         error = estimate - draw
         self.dof = float((error * self.likelihood.apply(error)).sum(dtype=np.float64))
-        found = self.prior.power(self.likelihood.pull - self.likelihood.apply(self.theta))
-        ratio = np.clip(found / np.maximum(self.prior.power(left), 1e-30), 0.2, 5.0)
+        found = prior.power(self.likelihood.pull - self.likelihood.apply(self.theta))
+        remainder = self.likelihood.pull - self.likelihood.apply(self.theta)
+        (slope, _), (chance, scale) = prior.coupling_slope(remainder), prior.coupling_slope(left)
+        step = float(np.clip(1.5 * (slope - chance) / max(scale, 1e-30), -0.03, 0.03))
+        self.coupling = min(self.coupling + step, 0.0)  # less flow never means earlier arrival
+        ratio = np.clip(found / np.maximum(prior.power(left), 1e-30), 0.2, 5.0)
         learned = self.variances[:, 1:]  # the constant's variance is a fixed, broad prior of the mean
         self.variances = self.variances.copy()
         self.variances[:, 1:] = np.where(learned > 0, np.maximum(learned * ratio[:, 1:] ** 1.5, 1e-6), 0)
-        self.variances[1, 1:] = np.minimum(self.variances[1, 1:], 0.25)
+        self.variances[:, 1:] = np.minimum(self.variances[:, 1:], LARGEST[: len(self.variances), None])
         self.att_sd = max(float(np.sqrt((error[1].astype(np.float64) ** 2).mean())), 1e-3)
 
     def finish(self) -> FieldFit:
         """Draw the members and put everything into physical units."""
+        assert self.prior is not None
         owner, unit = self.owner, np.array([CBF_UNIT, 1.0])
-        covariance = np.zeros((3, len(self.y)))
-        spread, shrunk = np.zeros(2), np.zeros(2)
+        draws, estimates = [], []
         for k in range(owner.members):
             rng = np.random.default_rng([MEMBER_SEEDS, owner.seed, k])
             draw, estimate, _, _ = self.prior.sample(self.likelihood, rng)
-            error = estimate - draw
-            covariance += np.stack([error[0] ** 2, error[0] * error[1], error[1] ** 2]) / owner.members
-            spread += draw.std(axis=1)
-            shrunk += estimate.std(axis=1)
+            draws.append(draw)
+            estimates.append(estimate)
             owner.report(f"member {k + 1} of {owner.members}")
-        sigma = [max(1.0, 4.0 / size) for size in owner.voxel_size]
-        covariance = np.stack([smooth_inside(c, owner.problem.mask, sigma) for c in covariance])
+        local = [owner.local(values) for values in estimates]
+        spread = np.mean([owner.local(values).std(axis=1) for values in draws], axis=0)
+        restore = np.clip(spread / np.maximum(np.mean([v.std(axis=1) for v in local], axis=0), 1e-12), 1.0, 2.0)
+        if self.guided is not None and self.guided.std() > 0:
+            restore[0] = 1 + (restore[0] - 1) * (1 - np.corrcoef(self.guided, self.cbf)[0, 1] ** 2)
+        precision = self.likelihood.precision
+        errors = [e - d for e, d in zip(estimates, draws, strict=True)]
+        restored = [e + (restore[:, None] - 1) * v for e, v in zip(errors, local, strict=True)]
+        pair: Floats = np.array([[unit[0] ** 2], [unit[0]], [1.0]])
         left = self.likelihood.pull - self.likelihood.apply(self.theta)
-        pair = np.array([unit[0] ** 2, unit[0], 1.0])[:, None]
         return FieldFit(
             cbf=self.cbf,
             att=self.att,
             fitted=self.fitted,
-            covariance=covariance * pair,
-            precision=self.likelihood.precision.astype(np.float64) / pair,
+            covariance=owner.covariance(errors, precision) * pair,
+            reported=owner.covariance(restored, precision)[[0, 2]] * pair[[0, 2]],
+            precision=precision.astype(np.float64) / pair,
             remainder=left.astype(np.float64) / unit[:, None],
             noise_variance=self.scale,
             freedom=self.freedom,
-            restore=np.clip(spread / np.maximum(shrunk, 1e-12), 1.0, 2.0),
-            prior_sd=spread / owner.members * unit,
+            restore=restore,
+            prior_sd=np.mean([d.std(axis=1) for d in draws], axis=0) * unit,
             guided=self.guided,
             variances=self.variances,
+            coupling=self.coupling,
             iterations=self.iterations,
             change=self.change,
         )
