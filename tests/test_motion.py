@@ -59,6 +59,20 @@ def test_known_motion_of_a_head_is_found(head, rng) -> None:
     assert found.reference == "M0"
 
 
+@pytest.mark.parametrize("noise", [1.0, 20.0])
+def test_a_featureless_head_is_not_taken_for_a_turning_one(rng, noise: float) -> None:
+    grid = np.indices((14, 14, 8)).reshape(3, -1).T - np.array([6.5, 6.5, 3.5])
+    ball = ((grid / np.array([6, 6, 3.5])) ** 2).sum(axis=1).reshape(14, 14, 8) < 1
+    series = np.where(ball[..., None], 500 + rng.normal(0, noise, (14, 14, 8, 8)), 0)
+    assert motion.largest_displacement(series, AFFINE, ["a"] * 8) < 0.05
+
+
+def test_a_coarse_look_sees_half_a_millimeter(head, rng) -> None:
+    series = np.stack([moved(head, AFFINE, [0.5 * (v > 2), 0, 0, 0, 0, 0]) for v in range(5)], axis=-1)
+    series += rng.normal(0, 0.01 * head.max(), series.shape)
+    assert motion.largest_displacement(series, AFFINE, ["a"] * 5) == pytest.approx(0.5, abs=0.1)
+
+
 def test_without_m0_the_first_volume_is_the_reference_and_runs_agree(head, rng) -> None:
     truth = np.array([[0, 0, 0, 0, 0, 0], [2, -1, 1, 1, -2, 2], [-1, 2, -2, -2, 1, 0], [1, 1, 2, 0, 2, -1.0]])
     series = np.stack([moved(head, AFFINE, p) for p in truth], axis=-1) + rng.normal(scale=5, size=(*head.shape, 4))

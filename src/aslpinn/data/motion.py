@@ -49,6 +49,8 @@ SAME_CONTRAST = 0.9
 M0 = "m0scan"
 #: Voxels that a registration compares, at most about so many: six parameters need no more.
 POINTS = 12_000
+#: A motion parameter counts from so many standard errors on: a featureless head may turn without anyone seeing it.
+SIGNIFICANT = 6.0
 #: Runs of volumes that are registered side by side, each volume started from the one before it.
 RUNS = 4
 COLUMNS = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z", "framewise_displacement")
@@ -409,8 +411,8 @@ def largest_displacement(
 ) -> float:
     """How far in mm the head moves at most against the first volume of its contrast: a coarse look, to see the need.
 
-    Translation plus rotation as an arc on 50 mm, from registrations at 8 mm on a few thousand voxels; M0 volumes are
-    left out. Arguments as in `correct`.
+    Translation plus rotation as an arc on 50 mm, of the parameters that stand out of their standard errors, from
+    registrations at 8 mm on a few thousand voxels; M0 volumes are left out. Arguments as in `correct`.
     """
     data = np.asarray(series)
     _require(data, groups, None)
@@ -424,10 +426,13 @@ def largest_displacement(
     found = []
     for word in dict.fromkeys(groups[v] for v in rest):
         first, *members = [v for v in rest if groups[v] == word]
-        coarse = Registration(grid, data[..., first], thin, 8.0)
+        coarse = Registration(grid, data[..., first], thin, 8.0, head)
 
         def moved(v: int, coarse: Registration = coarse) -> float:
-            shift = np.array(coarse.fit(data[..., v], tolerance=0.02).parameters())
+            found = coarse.fit(data[..., v], tolerance=0.02)
+            shift, error = np.array(found.parameters()), coarse.uncertainty(data[..., v], found)
+            error[3:] = np.rad2deg(error[3:])
+            shift[np.abs(shift) < SIGNIFICANT * error] = 0.0
             return float(np.linalg.norm(shift[:3]) + np.linalg.norm(np.deg2rad(shift[3:])) * HEAD_RADIUS)
 
         found += _together(moved, members, threads)

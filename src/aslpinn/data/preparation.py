@@ -23,6 +23,8 @@ Mask = NDArray[np.bool_]
 #: A head that moves by less than this many mm between volumes of one contrast is left where it is: on still phantoms
 #: at tSNR 0.3 to 1.5 the estimate itself scatters by 0.02 mm.
 MOTION_NEED = 0.2
+#: mm or degrees from which a registration has lost its way rather than a head its place.
+IMPLAUSIBLE = 25.0
 CHOICES = ("auto", "on", "off", "look")
 
 
@@ -68,6 +70,9 @@ def correct_motion(
         if choice == "on":
             raise InputError(f"{image.path}: {error}") from error
         notes.append(f"motion is not corrected: {str(error).removeprefix('motion correction: ')}")
+        return image.data, m0, None
+    if choice == "auto" and np.abs(found.parameters).max() > IMPLAUSIBLE:
+        notes.append(f"motion is not corrected: the registration moves by more than {IMPLAUSIBLE:g} mm or degrees")
         return image.data, m0, None
     largest = f"{np.abs(found.parameters[:, :3]).max():.2f} mm, {np.abs(found.parameters[:, 3:]).max():.2f} degrees"
     steps.append(f"motion corrected before {before}: up to {largest}, mean framewise {found.mean_displacement:.2f} mm")

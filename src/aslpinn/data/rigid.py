@@ -123,8 +123,11 @@ class Registration:
     Gauss-Newton with the reference's derivatives, robust weights, points outside the moved volume left out.
     """
 
-    def __init__(self, grid: Grid, reference: Float, mask: Mask, fwhm: float) -> None:
+    def __init__(self, grid: Grid, reference: Float, mask: Mask, fwhm: float, whole: Mask | None = None) -> None:
         self.grid, self.sigma = grid, fwhm / 2.3548 / grid.voxel_size
+        # Smoothing correlates noise: what is left are about so many independent values (resels of a Gaussian kernel).
+        kernel = float(np.prod(np.maximum(np.sqrt(4 * np.pi) * self.sigma, 1.0)))
+        self.independent = max(8.0, float(np.count_nonzero(mask if whole is None else whole)) / kernel)
         smooth = ndimage.gaussian_filter(np.asarray(reference, dtype=float), self.sigma)
         self.points = grid.points(mask)
         voxels = np.array(np.nonzero(mask), dtype=float)
@@ -149,6 +152,22 @@ class Registration:
             if max(np.abs(step[:3]).max(), 60.0 * np.abs(step[3:]).max()) < tolerance:
                 break
         return current
+
+    def uncertainty(self, volume: Float, transform: Rigid) -> Float:
+        """Standard errors (6,) in mm and rad of a fitted transform, from what it leaves; inf where undetermined."""
+        coefs = coefficients(ndimage.gaussian_filter(np.asarray(volume, dtype=float), self.sigma), 3)
+        voxels = self.grid.voxels(transform, self.points)
+        inside = self.grid.inside(voxels, -0.5).astype(float)
+        values = sample(coefs, voxels, 3)
+        solution, _ = solve(self.design, values, inside)
+        left = (values - solution @ self.design) * inside
+        count = float(inside.sum())
+        variance = float(left @ left) / max(count, 1.0)
+        information = (self.design * inside) @ self.design.T * min(1.0, self.independent / max(count, 1.0))
+        gain = abs(float(solution[6]))
+        if gain < 1e-12 or np.linalg.cond(information) > 1e14:
+            return np.full(6, np.inf)
+        return np.asarray(np.sqrt(variance * np.diag(np.linalg.inv(information))[:6]) / gain)
 
     def correlation(self, volume: Float, transform: Rigid) -> float:
         """Correlation in the mask between the reference and a volume brought back by a transform."""
