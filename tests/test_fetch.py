@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from aslpinn.cli import main
 from aslpinn.data import fetch as module
 from aslpinn.data.fetch import fetch, registry
 from aslpinn.errors import InputError
@@ -155,3 +156,19 @@ def test_registry_is_whole_and_upstream_is_pinned(shared) -> None:
         assert len(source.commit) == 40
         address = module._addresses(source, None)[0]
         assert address == f"https://raw.githubusercontent.com/{source.owner}/{source.repository}/{source.commit}/"
+
+
+def test_the_command_fetches_what_check_reads(server, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_store", lambda to, name: tmp_path / "cache" / name)
+    command = ["fetch", "asltk-tepcasl", "--to", str(tmp_path / "data"), "--base-url", server.url]
+    assert main(command) == 0
+    made = Path(capsys.readouterr().out.strip())
+    assert made == tmp_path / "data" / "asltk-tepcasl"
+    assert main(["check", str(made / "sub-01" / "perf" / "sub-01_asl.nii.gz")]) == 0
+    server.trouble["m0.nii.gz"] = "wrong"
+    command[3] = str(tmp_path / "other")
+    assert main(command) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert "sha256" in said[-2]
+    assert not list((tmp_path / "other").iterdir())
+    assert main(["fetch", "nothing", "--to", str(tmp_path / "other")]) == 2

@@ -60,7 +60,9 @@ def test_a_moved_head_is_brought_back_and_its_perfusion_with_it(encoded: Path, t
     assert error < 1.2 * usual
     capsys.readouterr()
     assert main(["check", str(asl)]) == 0
-    assert "will be corrected before decoding" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "motion corrected before decoding" in said
+    assert "order and sign: as given" in said
     assert main(["fit", str(encoded), "--out", str(out), "--estimator", "smoothed"]) == 0
     assert not list(perf.glob("*motion*"))  # of the earlier run
 
@@ -163,3 +165,17 @@ def test_slice_timing_moves_att_and_cbf_as_theory_says(shared: Path, tmp_path: P
         # The same label, decayed for d longer before it arrives: CBF grows by exp(d / T1 of blood).
         ratio = np.median(timed.cbf[..., index][where] / ignored.cbf[..., index][where])
         assert ratio == pytest.approx(np.exp(late / 1.65), rel=0.02)
+
+
+def test_a_look_at_pairs_says_what_would_be_done(tmp_path: Path) -> None:
+    phantom = simulate("mpld6", tsnr=1.5, repeats=2, voxel_size=(8.0, 8.0, 8.0))
+    asl = write_phantom(phantom, tmp_path, pairs=True)[0]
+
+    def shake(data: np.ndarray) -> np.ndarray:
+        data[..., 12:] = np.roll(data[..., 12:], 1, axis=1)
+        return data
+
+    disturb(asl, shake)
+    subject = load_subject(asl, motion="look")
+    assert subject.motion is None
+    assert any("will be corrected before subtraction" in step for step in subject.provenance["steps"])

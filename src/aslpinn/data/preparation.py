@@ -32,7 +32,8 @@ def correct_motion(
     choice: str, image: Image, layout: Layout, m0: M0, notes: list[str], steps: list[str], progress: Any = None
 ) -> tuple[Volume, M0, Motion | None]:
     """The volumes on one head position, M0 with them, and the motion found; the volumes as they are where it is not
-    needed ("auto") or wanted ("off"). "look" only says what "auto" would do.
+    needed ("auto") or wanted ("off"). "look" only says what "auto" would do, but for
+    encoded volumes, whose order and sign can only be checked on a still head.
 
     Raises
     ------
@@ -61,7 +62,7 @@ def correct_motion(
             if moved < MOTION_NEED:
                 steps.append(f"motion: none to correct (at most {moved:.2f} mm, the limit is {MOTION_NEED:g} mm)")
                 return image.data, m0, None
-            if choice == "look":
+            if choice == "look" and layout.encoding is None:  # few volumes, and the check of order needs them
                 steps.append(f"motion: about {moved:.1f} mm, will be corrected before {before}")
                 return image.data, m0, None
         separate = None if m0.of_blood or m0.kind == "Included" else np.nan_to_num(m0.data)

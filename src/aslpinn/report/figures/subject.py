@@ -158,7 +158,8 @@ def motion(parameters: Float, framewise_displacement: Float) -> Figure:
     for panel, values, label in panels:
         for axis, color, marker in zip(range(3), CATEGORICAL, "os^", strict=False):
             panel.plot(volumes, values[:, axis], f"{marker}-", color=color, markersize=3, label="xyz"[axis])
-        panel.set_ylabel(label)
+        bound = max(0.1, 1.1 * float(np.abs(values).max(initial=0.0)))
+        panel.set(ylabel=label, ylim=(-bound, bound))
     axes[0].legend(ncols=3, fontsize=8)
     axes[2].plot(volumes, framewise_displacement, "o-", color=CATEGORICAL[6], markersize=3)
     axes[2].set(xlabel="volume", ylabel="framewise (mm)")
