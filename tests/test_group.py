@@ -146,6 +146,23 @@ def test_figures_of_a_group_take_arrays_and_name_only_the_marked():
     assert figure.axes[0].get_xlabel() == "residual, other estimator"
 
 
+def test_a_subject_without_tissue_maps_keeps_its_numbers_beside_others_that_have_them():
+    with_tissue = record(40)
+    with_tissue["regions"] |= {"gm": record(60)["regions"]["mask"], "wm": record(20)["regions"]["mask"]}
+    members = [Member("sub-01", "a", "done", measures=with_tissue), *people(45.9, dataset="b")]
+    assert group.shown_in(members[:1]) == ["gm", "wm"]
+    assert group.shown_in(members[1:]) == ["mask"]
+    head, _, first, second = group.subjects_table(members).splitlines()
+    assert "CBF mask" in head
+    assert "60.0" in first
+    assert "45.9" in second
+
+
+def test_points_near_the_largest_value_lie_inside_the_frame():
+    figure = figures.subject_values({"ATT (s)": {"a": np.array([1.26, 1.28, 1.39])}})
+    assert figure.axes[0].get_ylim()[1] > 1.02 * 1.39
+
+
 @pytest.mark.slow
 def test_the_group_notebook_reads_without_a_study(tmp_path):
     from aslpinn.report.execute import execute

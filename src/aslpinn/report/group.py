@@ -130,6 +130,14 @@ def regions_in(members: Iterable[Member]) -> list[str]:
     return [name for name in REGIONS if name in names]
 
 
+def shown_in(members: Iterable[Member]) -> list[str]:
+    """Regions to show: the tissues that any member has, and the mask where a member has no tissue."""
+    done = [member for member in members if member.done]
+    tissues = [name for name in regions_in(done) if name != "mask"]
+    bare = any(not set(tissues) & set(member.measures.get("regions", {})) for member in done)
+    return [*tissues, "mask"] if bare or not tissues else tissues
+
+
 def compared_in(members: Iterable[Member]) -> list[str]:
     """Further estimators that any member was fitted with."""
     return list(dict.fromkeys(name for member in members for name in member.measures.get("compare", {})))
@@ -154,8 +162,7 @@ def link(key: str) -> str:
 
 def subjects_table(members: Sequence[Member]) -> str:
     """One markdown line a subject: CBF, ATT and residual of the smallest set of regions, errors, quality, outliers."""
-    regions = regions_in(members)
-    shown = [name for name in regions if name != "mask"] or ["mask"]
+    shown = shown_in(members)
     odd = outliers(members)
     head = ["subject", "data set"]
     head += [f"CBF {name.upper() if name != 'mask' else 'mask'}" for name in shown]

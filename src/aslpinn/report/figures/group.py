@@ -46,8 +46,9 @@ def subject_values(
         panel.set_xticks(range(len(columns)), list(columns), rotation=20 if len(columns) > 2 else 0, fontsize=9)
         panel.set_xlim(-0.6, len(columns) - 0.4)
         panel.set_ylabel(label)
-        if np.nanmin([np.nanmin(v, initial=np.inf) for v in columns.values()]) >= 0:
-            panel.set_ylim(bottom=0)
+        everything = np.concatenate([values[np.isfinite(values)] for values in columns.values()])
+        if everything.size and everything.min() >= 0:
+            panel.set_ylim(0, 1.1 * everything.max() or 1)  # from zero, and no point on the frame
     return figure
 
 
