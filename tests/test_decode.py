@@ -127,3 +127,36 @@ def test_a_series_that_is_not_encoded_is_not_decoded(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="n/a volumes are Hadamard-encoded"):
         load_subject(asl)
     assert main(["decode", str(asl), "--out", str(tmp_path / "out")]) == 2
+
+
+@pytest.mark.parametrize("kind", ["Separate, sidecar inherited", "Included", "Estimate"])
+def test_m0_goes_with_the_decoded_series_so_that_it_fits_by_itself(tmp_path: Path, kind: str) -> None:
+    fields = {"TimeEncodedMatrixSize": 8, "TimeEncodedMatrixType": "Hadamard"}
+    asl, _, _ = encoded_data_set(tmp_path / "raw", hadamard.matrix("Hadamard", 8), fields, [0.5] * 7, repeats=2)
+    perf, root = asl.parent, tmp_path / "raw"
+    sidecar = json.loads((perf / "sub-01_asl.json").read_text())
+    m0 = nib.load(perf / "sub-01_m0scan.nii.gz").get_fdata()
+    mask = tmp_path / "mask.nii.gz"
+    nib.save(nib.Nifti1Image((m0 > 0).astype(np.uint8), AFFINE), mask)
+    if kind.startswith("Separate"):
+        (perf / "sub-01_m0scan.json").unlink()
+        (root / "m0scan.json").write_text('{"RepetitionTimePreparation": 2.0}')
+    else:
+        for file in perf.glob("*m0scan*"):
+            file.unlink()
+    if kind == "Included":
+        series = nib.load(asl).get_fdata(dtype=np.float32)
+        data = np.concatenate([series, m0[..., None]], axis=-1)
+        nib.save(nib.Nifti1Image(data.astype(np.float32), AFFINE), asl)
+        (perf / "sub-01_aslcontext.tsv").write_text("volume_type\n" + "n/a\n" * 16 + "m0scan\n")
+        sidecar |= {"M0Type": "Included", "RepetitionTimePreparation": [4.5] * 16 + [3.0]}
+    if kind == "Estimate":
+        sidecar |= {"M0Type": "Estimate", "M0Estimate": 1100.0}
+    (perf / "sub-01_asl.json").write_text(json.dumps(sidecar))
+    assert main(["decode", str(asl), "--out", str(tmp_path / "out"), "--mask", str(mask)]) == 0
+    raw = load_subject(asl, mask)
+    decoded = load_subject(tmp_path / "out" / "sub-01" / "perf" / "sub-01_asl.nii.gz", mask)
+    np.testing.assert_allclose(decoded.m0b, raw.m0b, rtol=1e-6)
+    assert decoded.provenance["m0"] == raw.provenance["m0"]
+    mean = raw.series.reshape(*raw.mask.shape, 2, 7).mean(axis=3)
+    np.testing.assert_allclose(decoded.series, mean, atol=1e-5 * mean.max())

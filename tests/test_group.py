@@ -74,7 +74,7 @@ def test_the_failed_are_counted_and_linked_and_have_no_numbers():
     assert "**3 series** (3 of `a`); 2 were fitted, **1 failed**: [sub-07](/subjects/sub-07)" in text
     table = group.subjects_table(members).splitlines()
     assert table[-1].startswith("| [sub-07](/subjects/sub-07) | a |")
-    assert table[-1].endswith("failed |")
+    assert table[-1].endswith("failed | |")
     assert len({line.count("|") for line in table}) == 1, "every row has as many cells as the head"
     assert np.isnan(members[-1].value("mask", "cbf_median"))
 
@@ -88,18 +88,44 @@ def test_comparison_states_ratio_and_improved_share():
     assert group.comparison_table(people(50, 51), "pinn") == ""
 
 
+def test_what_is_outside_its_usual_range_is_listed_with_whose_it_is():
+    members = [*people(50, 51), Member("sub-07", "a", "done", measures=record(50), flags=("qei", "gm_cbf"))]
+    assert group.flags_text(members).splitlines() == [
+        "- quality index, 1 of 3: [sub-07](/subjects/sub-07)",
+        "- CBF of gray matter, 1 of 3: [sub-07](/subjects/sub-07)",
+    ]
+    assert "quality index, CBF of gray matter |" in group.subjects_table(members)
+    assert group.flags_text(people(50)) == "Every measure of every subject lies in its usual range."
+
+
+def test_flags_are_called_by_the_names_that_quality_gives_them():
+    from aslpinn.report import qc
+
+    assert set(group.FLAGS) == set(qc.THRESHOLDS)
+
+
 def test_group_is_read_from_the_file_of_the_study(tmp_path):
     rows = [
-        {"key": "sub-01", "dataset": "a", "state": "done", "error": None, "seconds": 3.0, "measures": "one.json"},
+        {
+            "key": "sub-01",
+            "dataset": "a",
+            "state": "done",
+            "error": None,
+            "seconds": 3.0,
+            "measures": "one.json",
+            "quality": "qc.json",
+        },
         {"key": "sub-02", "dataset": "a", "state": "failed", "error": "no", "seconds": None, "measures": None},
         {"key": "sub-03", "dataset": "a", "state": "done", "error": None, "seconds": 3.0, "measures": "none.json"},
     ]
     (tmp_path / "one.json").write_text(json.dumps(record(44)))
+    (tmp_path / "qc.json").write_text(json.dumps({"Flags": ["qei"]}))
     (tmp_path / "subjects.json").write_text(json.dumps({"estimator": "pinn:default", "subjects": rows}))
     estimator, members = group.read_group(tmp_path / "subjects.json")
     assert estimator == "pinn:default"
     assert [member.done for member in members] == [True, False, False]
     assert members[0].value("mask", "cbf_median") == 44
+    assert [member.flags for member in members] == [("qei",), (), ()]
     with pytest.raises(InputError, match="expected the list of subjects"):
         group.read_group(tmp_path / "one.json")
 
@@ -124,7 +150,8 @@ def test_measures_are_those_of_the_maps(person):
     # Repeats: a model of two numbers averages the noise of six delays, so it predicts better than the half itself does.
     assert len(index) > len(set(index))
     assert numbers["held_out"]["fit"] < numbers["held_out"]["half"]
-    assert numbers["quality"]["noise_ratio"] == pytest.approx(1, abs=0.1)
+    # Two numbers fitted to the means of six delays leave four sixths of their variance.
+    assert numbers["quality"]["noise_ratio"] == pytest.approx(np.sqrt(4 / 6), abs=0.1)
 
 
 def test_halves_hold_every_delay_and_share_no_volume(person):

@@ -91,7 +91,8 @@ def test_a_still_series_stays_as_it_is(head, rng) -> None:
     assert found.mean_displacement < 0.15
     inside = head > 500
     assert np.abs(corrected - series)[inside].mean() < 3.0
-    np.testing.assert_array_equal(corrected[..., 0], series[..., 0].astype(np.float32))
+    np.testing.assert_allclose(corrected[inside, 0], series[inside, 0], rtol=0.05)
+    assert np.abs(found.position).max() < 0.05
 
 
 def test_m0_of_another_contrast_is_matched_by_mutual_information(head) -> None:

@@ -110,31 +110,16 @@ def _fit(arguments: argparse.Namespace) -> int:
             guide=subject.m0,
             **{name: value for name in ("vb_start", "arterial") if (value := getattr(arguments, name))},
         )
-    extra, summary = _beside(subject, estimate)
-    written = write_estimate(subject, estimate, arguments.out, extra)
-    inside = subject.mask
-    middle = [float(_median(values[inside])) for values in (estimate.cbf, estimate.att)]
-    _say(f"median in the mask: CBF {middle[0]:.1f} ml/100g/min, ATT {middle[1]:.2f} s")
-    _say(summary)
-    print(f"{len(written)} maps in {written[0].parent} ({time.perf_counter() - begun:.1f} s)")
-    return DONE
-
-
-def _beside(subject: Any, estimate: Any) -> tuple[dict[str, bytes], str]:
-    """Files beside the maps, by the end of their names: quality, and a figure of motion; and quality in words."""
     from .report import qc
 
     found = qc.quality(subject, estimate)
-    extra = {"_desc-qc_quality.json": (json.dumps(found, indent=2) + "\n").encode()}
-    if subject.motion is not None:
-        from io import BytesIO
-
-        from .report.figures.subject import motion
-
-        picture = BytesIO()
-        motion(subject.motion.parameters, subject.motion.framewise_displacement).savefig(picture, format="svg")
-        extra["_desc-motion_timeseries.svg"] = picture.getvalue()
-    return extra, qc.line(found)
+    written = write_estimate(subject, estimate, arguments.out, qc.beside(subject, estimate, found))
+    inside = subject.mask
+    middle = [float(_median(values[inside])) for values in (estimate.cbf, estimate.att)]
+    _say(f"median in the mask: CBF {middle[0]:.1f} ml/100g/min, ATT {middle[1]:.2f} s")
+    _say(qc.line(found))
+    print(f"{len(written)} maps in {written[0].parent} ({time.perf_counter() - begun:.1f} s)")
+    return DONE
 
 
 def _median(values: Any) -> float:
@@ -388,17 +373,20 @@ def _add_simulate(commands: Any) -> None:
 
 
 def _benchmark(arguments: argparse.Namespace) -> int:
-    from .report import benchmark
+    from .report import benchmark, benchmark_tables
 
     rows = benchmark.run(
         estimators=arguments.estimator or None,
+        tsnrs=arguments.tsnr or None,
         seeds=range(arguments.seeds) if arguments.seeds else None,
         phantoms=arguments.phantom or None,
         quick=arguments.quick,
         progress=lambda done, total, message: _say(f"{done}/{total} {message}"),
     )
-    for name in dict.fromkeys(row.phantom for row in rows):
-        print(benchmark.table(rows, phantom=name) + "\n", flush=True)
+    for name in benchmark_tables.phantoms_in(rows):
+        print(benchmark_tables.table(rows, phantom=name) + "\n", flush=True)
+    if any(row.phantom == "healthy" and row.tsnr in benchmark.TSNRS for row in rows):
+        print(benchmark_tables.published(rows) + "\n", flush=True)
     print(benchmark.write_csv(rows, arguments.out / "benchmark.csv"))
     return DONE
 
@@ -407,19 +395,31 @@ def _add_benchmark(commands: Any) -> None:
     command = _command(commands, "benchmark", _benchmark, "Every estimator on the phantom, where the truth is known.")
     command.add_argument("--quick", action="store_true", help="coarse voxels, one seed, three estimators")
     command.add_argument("--out", type=Path, default=Path("build/benchmark"), metavar="DIR", help="folder of the CSV")
-    command.add_argument("--estimator", action="append", choices=ESTIMATORS, help="only this one; can be repeated")
-    command.add_argument("--phantom", action="append", metavar="NAME", help="only this one; can be repeated")
+    command.add_argument(
+        "--estimator",
+        action="append",
+        metavar="NAME",
+        help="only this one: pinn, pinn-unguided (without M0), network, closed-form, nlls, smoothed, vb, vb-prior "
+        "(BASIL's own start), svb, basil; can be repeated",
+    )
+    command.add_argument(
+        "--phantom",
+        action="append",
+        metavar="NAME",
+        help="only this one: healthy, lesion, tumor, correlated, delayed, arterial; can be repeated",
+    )
+    command.add_argument("--tsnr", action="append", type=float, metavar="X", help="1.5 and 0.5 by default; repeatable")
     command.add_argument("--seeds", type=_positive, metavar="N", help="noise seeds (default: 3)")
 
 
 def _study(arguments: argparse.Namespace) -> int:
-    from .report.study import command
+    from .report.arguments import command
 
     return command(arguments)
 
 
 def _add_study(commands: Any) -> None:
-    from .report.study import add_arguments
+    from .report.arguments import add_arguments
 
     add_arguments(_command(commands, "study", _study, "Fit every subject, run the chapters, build the book."))
 

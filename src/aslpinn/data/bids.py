@@ -153,6 +153,8 @@ def load_subject(
     inside = _mask(mask, image, layout, m0, steps)
     _check_values(image, layout.difference(image.data), inside, layout.types)
     volumes, m0, moved = correct_motion(motion, image, layout, m0, notes, steps, progress)
+    if moved is not None and moved.position.any() and mask is None:
+        inside = _mask(None, image, layout, m0, [])  # M0 lies elsewhere now
     if moved is not None and (inside & ~moved.covered).any():
         notes.append(f"{(inside & ~moved.covered).sum()} mask voxels moved out of view: left out of the mask")
         inside = inside & moved.covered
@@ -162,7 +164,8 @@ def load_subject(
     if outliers:
         deltam, found_outliers = shrink_outliers(deltam, inside, acquisition, steps)
     name, folder = subject_name(path)
-    parts, parts_from = tissue_maps(tissue, find_tissue(path, folder, image), m0.data, inside, image.affine, notes)
+    given = find_tissue(path, folder, image, inside, notes)
+    parts, parts_from = tissue_maps(tissue, given, m0.data, inside, image.affine, notes)
     scaled = _calibrated(m0, inside, settings, image, calibration, m0_fwhm, parts, notes, steps)
     scale = np.divide(1.0, scaled.m0b, out=np.zeros_like(scaled.m0b), where=scaled.m0b > 0)
     series = (np.where(inside[..., None], deltam, 0) * scale[..., None]).astype(np.float32)

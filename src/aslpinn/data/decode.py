@@ -18,7 +18,7 @@ from .derivatives import dump, staging, uri, write_motion
 from .encoded import decoded_metadata
 from .images import Image, read_image
 from .m0 import find_m0
-from .sidecar import dataset_root, read_json, read_sidecar, split_name
+from .sidecar import dataset_root, read_sidecar, split_name
 from .volumes import Layout, read_layout
 
 
@@ -50,6 +50,7 @@ def decode(
     volumes, m0_volumes = _decoded(subject.volumes if subject.volumes is not None else image.data, layout)
     name, folder = subject_name(path)
     fields, types = decoded_metadata(sidecar.values, layout.encoding, repeats=1, m0_volumes=m0_volumes)
+    fields = _per_volume(fields, layout)
     fields |= {"SkullStripped": False, "Sources": [uri(path, out)], "DecodingKinetics": subject.provenance["encoding"]}
     fields["DecodedRepeats"] = layout.encoded.size // layout.encoding.size
     if subject.motion is not None:
@@ -94,6 +95,23 @@ def _decoded(data: NDArray[np.float32], layout: Layout) -> tuple[NDArray[np.floa
     return np.concatenate([data[..., first], mean], axis=3).astype(np.float32), len(first)
 
 
+#: Sidecar fields that BIDS lets have one entry a volume, besides those that decoding sets.
+_BY_VOLUME = ("RepetitionTimePreparation", "FlipAngle", "VascularCrushingVENC")
+
+
+def _per_volume(fields: dict[str, Any], layout: Layout) -> dict[str, Any]:
+    """Lists of one entry a raw volume made into one entry a decoded volume, m0scan first; times of volumes go."""
+    assert layout.encoding is not None
+    first = [volume for volume, word in enumerate(layout.types) if word == "m0scan"]
+    order = first + [int(layout.encoded[0])] * layout.encoding.matrix.shape[1]
+    kept = {name: value for name, value in fields.items() if name != "VolumeTiming"}
+    for name in _BY_VOLUME:
+        value = kept.get(name)
+        if isinstance(value, list) and len(value) == len(layout.types):
+            kept[name] = [value[volume] for volume in order]
+    return kept
+
+
 def _write(file: Path, data: NDArray[np.float32], image: Image) -> None:
     header = nib.Nifti1Header.from_header(image.header, check=False)
     header.set_data_dtype(np.float32)
@@ -109,8 +127,7 @@ def _copy_m0(path: Path, scratch: Path, name: str, target: str) -> None:
     source = find_m0(path)
     if source is None:
         return
-    stem, extension = split_name(source)
+    _, extension = split_name(source)
     shutil.copyfile(source, scratch / f"{name}_m0scan{extension}")
-    sidecar = source.with_name(f"{stem}.json")
-    values = read_json(sidecar) if sidecar.is_file() else {}
+    values = read_sidecar(source, "m0scan", required=False).values  # inherited fields too: the repetition time is one
     dump(scratch / f"{name}_m0scan.json", values | {"IntendedFor": target, "SkullStripped": False})

@@ -9,7 +9,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -81,11 +81,12 @@ def write_estimate(
         for ending, content in (extra or {}).items():
             (scratch / f"{subject.name}{ending}").write_bytes(content)
             beside.append(f"{subject.name}{ending}")
-        _write_description(subject, out, scratch)
+        with alone(out):
+            _write_description(subject, out, scratch)
+            for name in ("dataset_description.json", ".bidsignore"):
+                os.replace(scratch / name, out / name)
         folder.mkdir(parents=True, exist_ok=True)
         stale = [folder / f"{name}.nii.gz" for name in _names(subject) if name not in maps]
-        for name in ("dataset_description.json", ".bidsignore"):
-            os.replace(scratch / name, out / name)
         for name in beside:
             os.replace(scratch / name, folder / name)
         for name in reversed(maps):  # CBF last: where it stands, all of this run stands
@@ -159,6 +160,19 @@ def staging(out: Path, keep: bool = True) -> Iterator[Path]:
                     folder.rmdir()
                 except OSError:  # not empty, or never made: someone else's, or nothing to undo
                     break
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, where the system has one: subjects that are fitted side by side share its files."""
+    with ExitStack() as held:
+        with suppress(ImportError, OSError):  # Windows; a network file system without locks
+            import fcntl
+
+            descriptor = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def _names(subject: Subject) -> list[str]:

@@ -8,19 +8,26 @@ moved volume from it, and brings back only what is left over,
     corrected_v = s + B_v (S_v - W_v s),        s = mean_v corrected_v,
 
 W_v the reference moved as volume v, B_v the way back. Transforms are refined against the same prediction.
+
+Where do the corrected volumes lie? After large motion, where M0 is: masks and tissue maps lie there, and every volume
+has to be resampled anyway. A head that stays within half a voxel of M0 is brought to the mean position of the volumes,
+and M0, which has little noise to smooth, is brought there too: volumes are resampled by less, and maps can be laid over
+raw volumes.
+MEASURED
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from ..errors import InputError
 from .rigid import (
@@ -51,6 +58,8 @@ M0 = "m0scan"
 POINTS = 12_000
 #: A motion parameter counts from so many standard errors on: a featureless head may turn without anyone seeing it.
 SIGNIFICANT = 6.0
+#: A head within this share of a voxel from the reference is brought to its mean position: see the module's text.
+SMALL = 0.5
 #: Runs of volumes that are registered side by side, each volume started from the one before it.
 RUNS = 4
 COLUMNS = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z", "framewise_displacement")
@@ -62,7 +71,8 @@ class Motion:
 
     parameters: (T, 6) translation in mm and rotation in degrees of each volume against the reference, world axes, about
     the center of the grid; framewise_displacement: (T,) mm, 0 for the first volume; covered: (X, Y, Z) voxels
-    that every volume saw; reference, metric, interpolation: words for the record.
+    that every volume saw; reference, metric, interpolation: words for the record. position: (6,) that of the corrected
+    volumes against the reference; m0: (X, Y, Z) M0 at that position, None without one.
     """
 
     parameters: Float
@@ -71,6 +81,8 @@ class Motion:
     reference: str
     metric: str
     interpolation: int
+    position: Float = field(default_factory=lambda: np.zeros(6))
+    m0: NDArray[np.float32] | None = None
 
     @property
     def mean_displacement(self) -> float:
@@ -82,6 +94,7 @@ class Motion:
         return {
             "Method": "rigid, static image and motion estimated together",
             "Reference": self.reference,
+            "Position": "mean of the volumes" if self.position.any() else "that of the reference",
             "Metric": self.metric,
             "InterpolationOrder": self.interpolation,
             "MeanFramewiseDisplacement": round(self.mean_displacement, 4),
@@ -146,9 +159,12 @@ def correct(
         same = registration.correlation(first, registration.fit(first)) >= SAME_CONTRAST
         reference = anchor if same else first
     transforms = _register_all(grid, reference, data, rest, head, tell, threads)
-    statics = {}
-    start = anchor if same else None
+    place, start = IDENTITY, anchor if same else None
+    if same:
+        place, transforms = _settle(grid, head, transforms)
+        start = None if start is None else _resampled(grid, start, place.inverse())
     order = _choose_order(grid, data, words, rest, head, transforms, start, threads)
+    statics = {}
     for word in dict.fromkeys(words[v] for v in rest):
         members = [v for v in rest if words[v] == word]
         statics[word] = _Static(grid, data, members, head, order, threads)
@@ -158,8 +174,7 @@ def correct(
     if anchor is not None and not same:
         middle = np.mean([s.image for s in statics.values()], axis=0)
         to_m0 = register_by_information(grid, anchor, middle, threads)
-        for v in rest:
-            transforms[v] = transforms[v].after(to_m0)
+        place, transforms = _settle(grid, head, {v: transform.after(to_m0) for v, transform in transforms.items()})
         for static in statics.values():
             static.restart()
             static.solve(transforms, 9, refine=())
@@ -167,19 +182,57 @@ def correct(
     for static in statics.values():
         for v, volume in zip(static.members, static.corrected(transforms), strict=True):
             corrected[..., v] = volume
-    for v in separate:  # M0 volumes after the first, or beside a separate one
-        if m0 is not None or v != separate[0]:
-            transforms[v] = Registration(grid, np.asarray(anchor), head, 3.0).fit(data[..., v])
+    settled = None if anchor is None else _resampled(grid, anchor, place.inverse()).astype(np.float32)
+    for v in separate:
+        if m0 is None and v == separate[0]:
+            transforms[v], corrected[..., v] = place.inverse(), settled
+        else:  # M0 volumes after the first, or beside a separate one
+            transforms[v] = Registration(grid, np.asarray(anchor), head, 3.0).fit(data[..., v]).after(place.inverse())
             corrected[..., v] = _plain(grid, data[..., v], transforms[v])
-    chain = [transforms.get(v, IDENTITY) for v in range(len(words))]
+    chain = [transforms[v] for v in range(len(words))]
     covered = np.ones(grid.shape, dtype=bool)
     everywhere = grid.points(covered)
-    for transform in chain:
+    for transform in [*chain, *([] if m0 is None else [place.inverse()])]:
         covered &= grid.inside(grid.voxels(transform, everywhere), EDGE).reshape(grid.shape)
-    parameters = np.array([transform.parameters() for transform in chain])
-    named = "M0" if anchor is not None else "first volume"
-    metric = "least squares with gain and offset" + ("" if same else "; mutual information to M0")
-    return corrected, Motion(parameters, framewise_displacement(parameters), covered, named, metric, order)
+    parameters = np.array([transform.after(place).parameters() for transform in chain])
+    return corrected, Motion(
+        parameters=parameters,
+        framewise_displacement=framewise_displacement(parameters),
+        covered=covered,
+        reference="M0" if anchor is not None else "first volume",
+        metric="least squares with gain and offset" + ("" if same else "; mutual information to M0"),
+        interpolation=order,
+        position=place.parameters(),
+        m0=settled,
+    )
+
+
+def _settle(grid: Grid, head: Mask, transforms: dict[int, Rigid]) -> tuple[Rigid, dict[int, Rigid]]:
+    """Where the grid of the output lies against the reference, and the transforms seen from there.
+
+    At the mean position of the volumes where the head is everywhere less than half a voxel from the reference (RMS over
+    the head), else at the reference itself.
+    """
+    points = grid.points(head)
+    moves = transforms.values()
+    largest = max(float(np.sqrt(np.mean(np.sum((_apply(move, points) - points) ** 2, axis=0)))) for move in moves)
+    if largest >= SMALL * grid.voxel_size.min():
+        return IDENTITY, transforms
+    turns = Rotation.from_matrix(np.array([move.rotation for move in moves]))
+    place = Rigid(turns.mean().as_matrix(), np.mean([move.translation for move in moves], axis=0))
+    return place, {v: move.after(place.inverse()) for v, move in transforms.items()}
+
+
+def _apply(transform: Rigid, points: Float) -> Float:
+    return transform.rotation @ points + transform.translation[:, None]
+
+
+def _resampled(grid: Grid, image: Float, transform: Rigid) -> Float:
+    """An image on the grid through a transform, by cubic splines; as it is where the transform moves nothing."""
+    if np.allclose(transform.rotation, np.eye(3)) and not transform.translation.any():
+        return image
+    voxels = grid.voxels(transform, grid.points(np.ones(grid.shape, dtype=bool)))
+    return sample(coefficients(image, 3), voxels, 3).reshape(grid.shape)
 
 
 def framewise_displacement(parameters: ArrayLike) -> Float:

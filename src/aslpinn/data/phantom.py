@@ -89,6 +89,7 @@ def simulate(
     delayed: bool = False,
     arterial_voxels: bool = False,
     noise_fwhm: float = 0.0,
+    slice_time: float = 0.0,
     repeats: int | None = None,
     constants: Constants | None = None,
 ) -> Phantom:
@@ -117,19 +118,23 @@ def simulate(
         Labeled blood in the large arteries, added to the tissue signal.
     noise_fwhm : float
         Width in mm of the noise's spatial correlation (Gaussian, FWHM); 0 is white. The SD stays the same.
+    slice_time : float
+        Time in s by which each slice is read after the one below it (2D readout); 0: all at once (3D).
     repeats : int, optional
         Repeats of all delays; the protocol's own by default.
 
     Raises
     ------
     InputError
-        For a protocol, volunteer, voxel size, tSNR or width that does not exist.
+        For a protocol, volunteer, voxel size, tSNR, width or slice time that does not exist.
     """
     plan = get_protocol(protocol) if isinstance(protocol, str) else protocol
     if tsnr is not None and not (np.isfinite(tsnr) and tsnr > 0):
         raise InputError(f"tsnr is {tsnr}; expected a positive number, or None for no noise")
     if not (np.isfinite(noise_fwhm) and noise_fwhm >= 0):
         raise InputError(f"noise_fwhm is {noise_fwhm}; expected mm, 0 or more")
+    if not (np.isfinite(slice_time) and slice_time >= 0):
+        raise InputError(f"slice_time is {slice_time}; expected s, 0 or more")
     size = (float(voxel_size[0]), float(voxel_size[1]), float(voxel_size[2]))
     anatomy = build_anatomy(size, volunteer)
     person = get_volunteer(volunteer)
@@ -147,6 +152,10 @@ def simulate(
 
     cbf, att, m0, abv, arrival = (np.where(mask, v, 0).astype(np.float32) for v in (cbf, att, m0, abv, arrival))
     acquisition = plan.acquisition(repeats, constants)
+    if slice_time > 0:
+        offset = slice_time * np.arange(mask.shape[2], dtype=float)
+        timing = acquisition.labeling_duration, acquisition.post_labeling_delay
+        acquisition = Acquisition(*timing, offset, constants=acquisition.constants)
     tissue, blood = _signals(cbf, att, abv, arrival, mask, acquisition)
     gray = mask & (anatomy.gm > GM_THRESHOLD)
     noise_sd = 0.0 if tsnr is None else float(tissue[gray].mean(dtype=np.float64) / tsnr)

@@ -119,15 +119,22 @@ def _scanner() -> dict[str, Any]:
 
 
 def _sidecar(phantom: Phantom) -> dict[str, Any]:
-    return _scanner() | {
-        "ArterialSpinLabelingType": "PCASL",
-        "M0Type": "Separate",
-        "BackgroundSuppression": False,
-        "RepetitionTimePreparation": round(float(phantom.acquisition.time.max()) + 0.6, 3),
-        "LabelingEfficiency": phantom.acquisition.constants.efficiency,
-        "AcquisitionVoxelSize": list(phantom.voxel_size),
-        "TotalAcquiredPairs": len(phantom.acquisition),
-    }
+    offset = phantom.acquisition.slice_offset
+    readout = {} if offset is None else {"MRAcquisitionType": "2D", "SliceTiming": _seconds(offset)}
+    recovery = float(phantom.acquisition.time.max()) + (0.0 if offset is None else float(offset.max()))
+    return (
+        _scanner()
+        | readout
+        | {
+            "ArterialSpinLabelingType": "PCASL",
+            "M0Type": "Separate",
+            "BackgroundSuppression": False,
+            "RepetitionTimePreparation": round(recovery + 0.6, 3),
+            "LabelingEfficiency": phantom.acquisition.constants.efficiency,
+            "AcquisitionVoxelSize": list(phantom.voxel_size),
+            "TotalAcquiredPairs": len(phantom.acquisition),
+        }
+    )
 
 
 def _dataset(root: Path, subject: str, phantom: Phantom) -> list[Path]:

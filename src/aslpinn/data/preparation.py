@@ -78,8 +78,10 @@ def correct_motion(
     largest = f"{np.abs(found.parameters[:, :3]).max():.2f} mm, {np.abs(found.parameters[:, 3:]).max():.2f} degrees"
     steps.append(f"motion corrected before {before}: up to {largest}, mean framewise {found.mean_displacement:.2f} mm")
     included = [volume for volume, word in enumerate(layout.types) if word == "m0scan"]
-    if m0.kind == "Included" and len(included) > 1:
+    if m0.kind == "Included":
         m0 = replace(m0, data=corrected[..., included].mean(axis=3))
+    elif found.m0 is not None:
+        m0 = replace(m0, data=found.m0)
     return corrected, m0, found
 
 
@@ -116,13 +118,13 @@ def shrink_outliers(
 
 
 def tissue_maps(
-    choice: str, found: dict[str, Volume] | None, m0: Volume, mask: Mask, affine: Any, notes: list[str]
+    choice: str, found: tuple[dict[str, Volume], str] | None, m0: Volume, mask: Mask, affine: Any, notes: list[str]
 ) -> tuple[dict[str, Volume] | None, dict[str, Any]]:
     """Tissue maps that were found; else, with choice "estimate", those of the ICBM atlas registered to M0."""
     if choice not in ("given", "estimate"):
         raise InputError(f"tissue is {choice!r}; expected given or estimate")
     if found is not None:
-        return found, {"Source": "given"}
+        return found[0], {"Source": found[1]}
     if choice == "given":
         return None, {"Source": "none found"}
     from .atlas import estimate_tissue

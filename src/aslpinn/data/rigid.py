@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial.transform import Rotation
 
 from ..errors import InputError
 from .sampling import cubic, linear
@@ -36,6 +35,8 @@ class Rigid(NamedTuple):
 
     def parameters(self) -> Float:
         """Translations x, y, z in mm, rotations about x, y, z in degrees (extrinsic Euler angles): (6,)."""
+        from scipy.spatial.transform import Rotation  # slow to import, and most series need no motion correction
+
         angles = Rotation.from_matrix(self.rotation).as_euler("xyz", degrees=True)
         return np.concatenate([self.translation, angles])
 
@@ -45,6 +46,8 @@ IDENTITY = Rigid(np.eye(3), np.zeros(3))
 
 def small(step: Float) -> Rigid:
     """The transform of a Gauss-Newton step: (6,) mm and rotation vector in rad."""
+    from scipy.spatial.transform import Rotation
+
     return Rigid(Rotation.from_rotvec(step[3:]).as_matrix(), step[:3])
 
 

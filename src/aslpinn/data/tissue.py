@@ -1,38 +1,148 @@
-"""Tissue maps that other tools made, found by their BIDS names."""
+"""Tissue maps that other tools made, found by their BIDS names and brought onto the grid of the series."""
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from ..errors import InputError
 from .images import Image, read_image, require_same_grid
-from .sidecar import dataset_root
+from .sidecar import dataset_root, entities, split_name
+
+Volume = NDArray[np.float32]
+Affine = NDArray[np.float64]
+
+#: Spaces of the subject's own anatomy: fMRIPrep and ASLPrep name their T1w space so, or leave the entity out.
+SUBJECT_SPACES = ("T1w", "individual", "orig")
+#: Mean of gray and white matter together inside the mask, from which maps of another grid are taken to lie on it.
+FITS = 0.5
+#: Points along each axis of a voxel at which a finer map is read: their mean is the partial volume.
+FINE = 4
 
 
-def find_tissue(path: Path, folder: str, image: Image) -> dict[str, NDArray[np.float32]] | None:
-    """Partial volumes of gray and white matter by BIDS name (label-GM_probseg, label-WM_probseg) on the series' grid.
+def find_tissue(
+    path: Path, folder: str, image: Image, mask: NDArray[np.bool_], notes: list[str]
+) -> tuple[dict[str, Volume], str] | None:
+    """Partial volumes of gray and white matter by BIDS name (label-GM_probseg, label-WM_probseg), and where from.
+
+    Looked for beside the series, in the subject's perf and anat folders, and in the same places under derivatives/*.
+    Maps on the grid of the series are taken as they are. Maps in the subject's T1w space, as fMRIPrep writes them, are
+    averaged over each voxel: through the transform that ASLPrep leaves (from-aslref_to-T1w_mode-image_xfm.txt) where
+    there is one, else by scanner coordinates, that is without a registration. Where they then miss the mask they are
+    left out, with a note. Maps in a template's space are not used.
 
     folder: the subject's, 'sub-01' or 'sub-01/ses-02'.
-    Looked for beside the series, in the subject's anat folder, and in the same places under derivatives/*.
+
+    Raises
+    ------
+    InputError
+        Where a transform cannot be read.
     """
+    places = _places(path, folder)
+    for file in _named(places, folder, "label-GM_probseg.nii*"):
+        other = file.with_name(file.name.replace("label-GM", "label-WM"))
+        maps = _read_pair(file, other, image) if other.is_file() else None
+        if maps is None:
+            continue
+        if all(_same_grid(found, image) for found in maps):
+            return dict(zip(("gm", "wm"), (_clean(found) for found in maps), strict=True)), "given"
+        if entities(split_name(file)[0]).get("space", "T1w") not in SUBJECT_SPACES:
+            continue  # of another grid and no space of this head
+        transform = next(_named(places, folder, "from-asl*_to-T1w_mode-image*xfm.txt"), None)
+        to_t1w = np.linalg.inv(np.eye(4) if transform is None else read_itk_affine(transform))
+        gm, wm = (averaged(found, image, np.asarray(to_t1w)) for found in maps)
+        share = float((gm + wm)[mask].mean())
+        way = "scanner coordinates" if transform is None else transform.name
+        if share >= FITS:
+            return {"gm": gm, "wm": wm}, f"given: {file.name}, averaged over voxels by {way}"
+        notes.append(
+            f"{file.name} is not used: by {way} tissue fills {100 * share:.0f} % of the mask; expected "
+            f"{100 * FITS:.0f} % or more (maps on the grid of the series are taken as they are)"
+        )
+    return None
+
+
+def _places(path: Path, folder: str) -> list[Path]:
+    """Where tools leave maps of a subject, the nearest first; fMRIPrep leaves those of all sessions in sub-XX/anat."""
     root = dataset_root(path)
     places = [path.absolute().parent]
     if root is not None:
+        own = dict.fromkeys((folder, folder.split("/")[0]))
         tops = [root, *sorted((root / "derivatives").glob("*/"))]
-        places += [top / folder / kind for top in tops for kind in ("perf", "anat")]
-    found: dict[str, NDArray[np.float32]] = {}
-    pattern = partial("{}_*label-{}_probseg.nii*".format, folder.split("/")[0])
-    for key, label in (("gm", "GM"), ("wm", "WM")):
-        for file in (file for place in places for file in sorted(place.glob(pattern(label)))):
-            try:
-                candidate = read_image(file, dimensions=(3,))
-                require_same_grid(candidate, image, "tissue map")
-            except InputError:  # another grid (fMRIPrep's T1w space) or not an image: not usable here, look further
-                continue
-            found[key] = np.clip(np.nan_to_num(candidate.data), 0, 1)
-            break
-    return found if len(found) == 2 else None
+        places += [top / name / kind for top in tops for name in own for kind in ("perf", "anat")]
+    return list(dict.fromkeys(places))
+
+
+def _named(places: list[Path], folder: str, ending: str) -> Iterator[Path]:
+    for place in places:
+        yield from sorted(place.glob(f"{folder.split('/')[0]}_*{ending}"))
+
+
+def _read_pair(gm: Path, wm: Path, image: Image) -> tuple[Image, Image] | None:
+    """Both maps; None where they are no images, or a template's on another grid (not read: they are large)."""
+    try:
+        if entities(split_name(gm)[0]).get("space", "T1w") not in SUBJECT_SPACES:
+            header = nib.load(gm)  # type: ignore[attr-defined]
+            if header.shape != image.data.shape[:3]:  # type: ignore[attr-defined]
+                return None
+        return read_image(gm, dimensions=(3,)), read_image(wm, dimensions=(3,))
+    except (InputError, OSError, nib.filebasedimages.ImageFileError):
+        return None
+
+
+def _same_grid(found: Image, image: Image) -> bool:
+    try:
+        require_same_grid(found, image, "tissue map")
+    except InputError:
+        return False
+    return True
+
+
+def _clean(found: Image) -> Volume:
+    return np.clip(np.nan_to_num(found.data), 0, 1)
+
+
+def averaged(found: Image, image: Image, to_map: Affine) -> Volume:
+    """Mean of a finer map over each voxel of an image; 0 where the map does not reach.
+
+    to_map: (4, 4), from points of the image in world mm to those of the map.
+    """
+    matrix = np.linalg.inv(found.affine) @ to_map @ image.affine
+    shape = image.data.shape[:3]
+    data, total = _clean(found), np.zeros(shape, dtype=np.float32)
+    steps = (np.arange(FINE) + 0.5) / FINE - 0.5
+    for shift in np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3):
+        offset = matrix[:3, :3] @ shift + matrix[:3, 3]
+        total += ndimage.affine_transform(data, matrix[:3, :3], offset, output_shape=shape, order=1, mode="constant")
+    return np.clip(total / FINE**3, 0, 1)
+
+
+def read_itk_affine(file: Path) -> Affine:
+    """The affine of an ITK text transform, in world mm of NIfTI (x to the right, y to the front): (4, 4).
+
+    y = A (x - c) + c + t, in ITK's axes (x to the left, y to the back). A transform "from A to B, mode image" takes
+    points of B to points of A, as resampling an image of A on the grid of B needs it.
+
+    Raises
+    ------
+    InputError
+        Where the file is not such a transform.
+    """
+    try:
+        lines = dict(line.split(":", 1) for line in file.read_text(encoding="utf-8").splitlines() if ":" in line)
+        numbers = np.array(lines["Parameters"].split(), dtype=float)
+        center = np.array(lines["FixedParameters"].split(), dtype=float)[:3]
+        linear = numbers[:9].reshape(3, 3)
+        shift = numbers[9:12] + center - linear @ center
+        matrix = np.vstack([np.column_stack([linear, shift]), [0, 0, 0, 1]])
+        if numbers.size != 12 or not np.isfinite(matrix).all() or abs(np.linalg.det(linear)) < 1e-6:
+            raise ValueError
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{file}: not an affine transform; expected an ITK text file with 12 parameters") from error
+    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
+    return np.asarray(flip @ matrix @ flip)

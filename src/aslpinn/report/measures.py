@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..data import Subject, write_estimate
 from ..estimation import Estimate, fit
-from . import metrics
+from . import metrics, qc
 from .execute import write_atomic
 from .group import Member
 
@@ -60,33 +60,19 @@ def measure(person: Subject, estimate: Estimate) -> dict[str, dict[str, float]]:
 
 
 def quality(person: Subject, estimate: Estimate) -> dict[str, float]:
-    """Quality of one fit: spatial coefficient of variation of CBF, shares of mask voxels, residual against noise.
+    """Quality of one fit for the group: measures of `qc.quality` that are known, and the share of flagged voxels.
 
-    spatial_cov (Mutsaerts et al. 2017, doi:10.1177/0271678X16683690) is that of gray matter where it is known. The
-    noise is the SD over repeats; without repeats there is no noise_ratio.
+    negative_cbf is that of CBF fitted to each voxel alone, of either sign; noise the SD of one volume (delta-M / M0b);
+    noise_ratio the residual over it, repeats averaged.
     """
-    regions = regions_of(person)
-    mask = person.mask
-    found = {
-        "spatial_cov": metrics.spatial_cov(estimate.cbf, regions.get("gm", mask)),
-        "negative_cbf": float(np.mean(estimate.cbf[mask] < 0)),
-        "zero_cbf": float(np.mean(estimate.cbf[mask] < 1.0)),
-    }
+    measured = qc.quality(person, estimate)["Measures"]
+    names = {"spatial_cov": "spatial_cov", "negative_share": "negative_cbf", "residual_over_noise": "noise_ratio"}
+    names |= {"qei": "qei", "gm_wm_ratio": "gm_wm_ratio", "mean_framewise_displacement": "motion"}
+    found = {ours: measured[name] for name, ours in names.items() if measured.get(name) is not None}
     if estimate.flags is not None:
-        found["flagged"] = float(np.mean(estimate.flags[mask] > 0))
-    noise = noise_sd(person)
-    if noise:
-        found["noise"] = noise
-        found["noise_ratio"] = float(np.sqrt(np.mean(voxel_residual(person, estimate)[mask] ** 2))) / noise
-    return found
-
-
-def noise_sd(person: Subject) -> float | None:
-    """SD of one volume over repeats, root mean square over mask voxels; None without repeats."""
-    _, index = person.acquisition.distinct
-    groups = [np.flatnonzero(index == k) for k in np.unique(index)]
-    variances = [person.series[..., g].var(axis=-1, ddof=1)[person.mask] for g in groups if len(g) > 1]
-    return float(np.sqrt(np.mean(variances))) if variances else None
+        found["flagged"] = float(np.mean(estimate.flags[person.mask] > 0))
+    noise = qc.noise_sd(person)
+    return found | ({"noise": noise} if np.isfinite(noise) else {})
 
 
 def halves(person: Subject) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,7 @@ def quality(subject: Subject, estimate: Estimate) -> dict[str, Any]:
             measures["gm_wm_ratio"] = measures["gm_cbf"] / max(float(cbf[white].mean()), 1e-6)
     source = str((subject.provenance.get("tissue") or {}).get("Source", "given" if subject.tissue else "none found"))
     # Maps of an atlas follow no one's folds: what is measured with them is shown, not flagged.
-    unsure = () if source == "given" else ("qei", "gm_wm_ratio")
+    unsure = () if source.startswith("given") else ("qei", "gm_wm_ratio")
     flags = [
         name
         for name, value in measures.items()
@@ -102,6 +103,42 @@ def line(found: dict[str, Any]) -> str:
     measures = found["Measures"]
     parts = [text.format(measures[name]) for name, text in words.items() if measures.get(name) is not None]
     return f"quality: {', '.join(parts)}; flags: {', '.join(found['Flags']) or 'none'}"
+
+
+def beside(subject: Subject, estimate: Estimate, found: dict[str, Any] | None = None) -> dict[str, bytes]:
+    """Files that go beside the maps, by the end of their names: quality as JSON, and the figure of motion, if any.
+
+    found: what `quality` returned, where it has been called already. For `write_estimate(..., extra=...)`.
+    """
+    files = {"_desc-qc_quality.json": (json.dumps(found or quality(subject, estimate), indent=2) + "\n").encode()}
+    if subject.motion is not None:
+        from io import BytesIO
+
+        from .figures.subject import motion
+
+        picture = BytesIO()
+        motion(subject.motion.parameters, subject.motion.framewise_displacement).savefig(picture, format="svg")
+        files["_desc-motion_timeseries.svg"] = picture.getvalue()
+    return files
+
+
+def details(found: dict[str, Any]) -> str:
+    """The flags of `quality`, one a line: measure, value, usual range and where that comes from; "" without flags."""
+    rows = []
+    for name in found["Flags"]:
+        usual = found["Thresholds"][name]
+        value = f"{found['Measures'][name]:.3g}; usual: {usual['Low']:g} to {usual['High']:g}"
+        rows.append(f"{name}: {value} ({usual['Source']})")
+    return "\n".join(rows)
+
+
+def flagged_voxels(flags: NDArray[np.uint8] | None, legend: dict[str, str], mask: Mask) -> str:
+    """Share of mask voxels that carry each flag of an estimate, one a line; says so where it has none."""
+    if flags is None:
+        return "this estimator flags no voxels"
+    inside = flags[mask]
+    rows = [f"{100 * np.mean((inside & int(bit)) > 0):5.1f} %  {meaning}" for bit, meaning in legend.items()]
+    return "\n".join([*rows, f"{100 * np.mean(inside == 0):5.1f} %  none of these"])
 
 
 def voxelwise_cbf(subject: Subject, att: ArrayLike) -> Float:
