@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aslpinn import Estimate, InputError, simulate
-from aslpinn.report import benchmark, figures
+from aslpinn.report import benchmark, benchmark_tables, figures
 
 COARSE = (8.0, 8.0, 14.0)
 
@@ -72,15 +72,67 @@ def test_csv_and_table_hold_every_row(quick, tmp_path):
     assert list(rows[0]) == ["estimator", "phantom", "tsnr", "seed", "region", "metric", "value", "seconds"]
     assert len(rows) == len(quick)
     assert float(rows[0]["value"]) == quick[0].value
-    text = benchmark.table(quick)
+    assert benchmark.read_csv(file) == quick
+    text = benchmark_tables.table(quick)
     assert "nlls" in text
     assert "smoothed" in text
+    for made in (benchmark_tables.scores_table(quick), benchmark_tables.paper_table(quick, ["nlls"])):
+        widths = {line.count("|") for line in made.splitlines()}
+        assert len(widths) == 1
+    assert "**pinn, published** | its volume | 0.825 | 0.969 | 0.951 | 0.995" in benchmark_tables.paper_table(
+        quick, ["nlls"]
+    )
+    (tmp_path / "broken.csv").write_text("estimator,phantom\nnlls,healthy\n")
+    with pytest.raises(InputError, match=r"broken\.csv"):
+        benchmark.read_csv(tmp_path / "broken.csv")
+
+
+def test_bias_and_noise_add_up_to_the_error(quick):
+    for name in ("nlls", "smoothed"):
+        at = {"estimator": name, "region": "mask", "seed": benchmark.ALL_SEEDS}
+        bias, sd = (benchmark.summary(quick, metric=f"cbf_rms_{part}", **at)[0] for part in ("bias", "sd"))
+        error = np.sqrt(np.mean(benchmark.values_of(quick, estimator=name, region="mask", metric="cbf_rmse") ** 2))
+        assert np.hypot(bias, sd) == pytest.approx(error, rel=1e-6)
+    noise = {
+        n: benchmark.summary(quick, estimator=n, region="gm", metric="cbf_rms_sd")[0] for n in ("nlls", "smoothed")
+    }
+    assert noise["smoothed"] < noise["nlls"]
+
+
+def test_hard_phantoms_have_regions_of_their_own():
+    rows = benchmark.run(["nlls"], [1.5], [0], ["tumor", "delayed", "arterial"], voxel_size=COARSE)
+    kept = benchmark.summary(rows, phantom="tumor", region="tumor", metric="cbf_contrast_kept")[0]
+    assert 0.5 < kept < 1.5
+    assert benchmark.values_of(rows, phantom="tumor", metric="att_contrast_kept").size == 0  # none to keep
+    assert benchmark.values_of(rows, phantom="delayed", region="late", metric="att_bias").size == 1
+    high = benchmark.summary(rows, phantom="arterial", region="artery", metric="cbf_relative_bias")[0]
+    assert high > 0.1  # blood in arteries is taken for perfusion
+    text = benchmark_tables.special_table(rows, 1.5)
+    assert "tumor: CBF contrast kept (tumor)" in text
+    assert "delayed: ATT bias, s (late)" in text
+
+
+def test_the_default_is_guided_by_a_noisy_m0_and_can_go_without(monkeypatch):
+    import aslpinn.estimation
+
+    seen = {}
+
+    def fit(*arrays, guide=None, **options):
+        seen[guide is not None] = guide
+
+    monkeypatch.setattr(aslpinn.estimation, "fit", fit)
+    phantom = simulate(voxel_size=COARSE)
+    benchmark.fit_phantom(phantom, "pinn")
+    benchmark.fit_phantom(phantom, "pinn-unguided")
+    assert seen[False] is None
+    noise = (seen[True] / np.where(phantom.mask, phantom.m0, 1) - 1)[phantom.mask]
+    assert noise.std() == pytest.approx(benchmark.M0_NOISE, rel=0.1)
 
 
 def test_unknown_names_are_refused():
     with pytest.raises(InputError, match="healthy"):
         benchmark.run(["nlls"], phantoms=["sick"], quick=True)
-    with pytest.raises(InputError, match="closed-form"):
+    with pytest.raises(InputError, match="pinn-unguided"):
         benchmark.run(["guess"], quick=True, voxel_size=COARSE)
 
 
@@ -96,6 +148,10 @@ def test_figures_draw_every_map_with_its_unit(quick):
     assert titles.count("truth") == titles.count("nlls") == 2
     image = drawn.axes[4].images[0].get_array()
     np.testing.assert_allclose(np.ma.masked_invalid(image).compressed(), 0, atol=1e-3)  # the truth has no error
+    split = figures.bias_variance({"CBF, GM": {"nlls": (3.0, 9.0), "pinn": (2.0, 4.0)}}, ["ml/100g/min"])
+    assert [line.get_xydata().tolist() for line in split.axes[0].lines if line.get_label() == "pinn"] == [[[2.0, 4.0]]]
+    dots = figures.method_dots({"kept (%)": {"nlls": [98.0, 99.0], "pinn": [90.0]}}, {"kept (%)": 100.0})
+    assert dots.axes[0].get_title() == "kept (%)"
     panel = figures.scores({"CBF PCC": {"nlls": [0.7, 0.8]}}, {"CBF PCC": {"nlls": 0.944}})
     assert any(0.944 in line.get_xdata() for line in panel.axes[0].lines)
     assert drawn._repr_png_()[:4] == b"\x89PNG"

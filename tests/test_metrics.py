@@ -83,6 +83,19 @@ def test_errors_and_bias_have_the_units_of_the_map(brain):
     np.testing.assert_allclose(error[mask & (np.abs(truth) > 1)], 10, rtol=1e-4)
 
 
+def test_bias_and_sd_are_told_apart_whatever_the_number_of_seeds(rng):
+    region = np.ones((20, 20, 20), dtype=bool)
+    truth = rng.random(region.shape)
+    offset = 2.0 * rng.standard_normal(region.shape)
+    for count in (2, 5):
+        maps = truth + offset + 3.0 * rng.standard_normal((count, *region.shape))
+        bias, sd = metrics.bias_and_sd(maps.sum(axis=0), (maps**2).sum(axis=0), count, truth, region)
+        assert bias == pytest.approx(2.0, rel=0.05)
+        assert sd == pytest.approx(3.0, rel=0.03)
+    with pytest.raises(InputError, match="two noise seeds"):
+        metrics.bias_and_sd(truth, truth, 1, truth, region)
+
+
 def test_coverage_of_a_calibrated_and_of_an_overconfident_interval(rng):
     region = np.ones((30, 30, 30), dtype=bool)
     truth = np.zeros(region.shape)

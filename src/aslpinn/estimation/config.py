@@ -11,6 +11,7 @@ OBJECTIVES = ("closed-form", "increments", "pointwise")
 READINGS = ("derivative", "ode")
 SCHEDULES = ("cosine", "one-cycle", "constant")
 ACTIVATIONS = ("sine", "relu")
+PLACES = ("uniform", "between", "near")
 
 
 def _setting(default: Any, meaning: str, table2: str = "") -> Any:
@@ -29,7 +30,8 @@ class FitConfig:
     reading: str = _setting("derivative", "pointwise: P is the derivative of Buxton's solution, or its ode")
     alpha: float = _setting(1.0, "weight of the data term")
     lambda_physics: float = _setting(0.5, "weight of the physics term")
-    collocation: int = _setting(4, "random times a voxel, uniform between first and last PLD")
+    collocation: int = _setting(4, "random times a voxel, between first and last PLD")
+    collocation_at: str = _setting("uniform", "uniform; or drawn towards the middle between samples, or near them")
 
     levels: int = _setting(6, "grids of the hash encoding (of CBF, where ATT has its own)", "Number of levels")
     features: int = _setting(2, "values in a row of the table", "Features per level")
@@ -64,7 +66,8 @@ class FitConfig:
     patience: int = _setting(0, "with held_out: stop after so many epochs without improvement; 0: never")
 
     time_scale: float = _setting(1.0, "seconds in the unit of t that f_tissue sees and the rate is per")
-    signal_percentile: float = _setting(99.5, "this percentile of the series is scaled to 1")
+    signal_percentile: float = _setting(99.5, "this percentile of the series is scaled to signal_scale")
+    signal_scale: float = _setting(1.0, "size of the signals that f_tissue is fitted to")
     cbf_scale: float = _setting(40.0, "CBF in ml/100g/min where f_ode gives 0")
     att_scale: float = _setting(1.2, "ATT in s where f_ode gives 0")
 
@@ -74,6 +77,7 @@ class FitConfig:
             ("reading", READINGS),
             ("schedule", SCHEDULES),
             ("activation", ACTIVATIONS),
+            ("collocation_at", PLACES),
         ):
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}")

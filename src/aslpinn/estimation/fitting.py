@@ -159,7 +159,7 @@ def positions(problem: Problem, voxel_size: tuple[float, float, float]) -> Tenso
 def training_data(problem: Problem, request: Request, config: FitConfig) -> TrainingData:
     """Scale the signals, weigh by repeats, keep back a share of samples where the config asks for it."""
     device = request.device
-    level = float(np.percentile(problem.signal, config.signal_percentile))
+    level = float(np.percentile(problem.signal, config.signal_percentile)) / config.signal_scale
     if level <= 0:
         raise InputError(
             f"the {config.signal_percentile:g}th percentile of the series is {level:.3g}; expected a positive delta-M: "
@@ -219,7 +219,7 @@ def batch_losses(
     if fields.signal_field is None:
         times = data.durations.acquired(pld)
         return objectives.closed_form(measured, weight, cbf, att, times, data.constants, data.scale)
-    times = data.durations.collocated(pld, len(subset), config.collocation, generator)
+    times = data.durations.collocated(pld, len(subset), config.collocation, generator, config.collocation_at)
     t = times.t / config.time_scale
     common = (data.constants, data.scale, config.alpha, config.lambda_physics)
     if config.objective == "increments":

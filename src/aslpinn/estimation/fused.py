@@ -57,7 +57,7 @@ class FusedTrainer:
             Table(state.table, index.rows.numpy().view(np.uint32), index.weights.numpy())
             for state, index in zip(self.tables, indices, strict=True)
         ]
-        durations = data.durations
+        durations = self.durations = data.durations
         self.batch = Batch(
             signal=np.ascontiguousarray(data.signal.numpy()),
             weight=np.ascontiguousarray(data.weight.numpy()),
@@ -85,7 +85,7 @@ class FusedTrainer:
         points, n = subset.numpy(), len(subset)
         drawn = np.empty((n, 0), np.float32)
         if self.objective:
-            drawn = torch.rand(n, self.collocation, generator=generator).numpy()
+            drawn = self.durations.draw(n, self.collocation, generator, self.config.collocation_at).numpy()
         times = self.batch.signal.shape[1] + self.collocation
         pairs = n * (times - 1 if self.config.objective == "increments" else times)
         weight = max(float(self.weight_sums[points].sum()), 1e-12)

@@ -45,6 +45,7 @@ class Durations:
         self.tau = tensor(acquisition.labeling_duration)[None]
         self.slope = tensor(acquisition.duration_at(pld)[1])[None]
         self.nominal = tensor(pld)[None]
+        self.knots = tensor((np.unique(pld) - self.first) / max(self.last - self.first, 1e-9))
 
     def at(self, pld: Tensor) -> tuple[Tensor, Tensor]:
         """Tau in s and d tau/dt at nominal delays (slice time not added), linear between the table's points."""
@@ -59,10 +60,26 @@ class Durations:
         """The acquired times of voxels with effective delays (n, D) or (1, D)."""
         return Times(pld, self.tau.expand_as(pld), self.slope.expand_as(pld))
 
-    def collocated(self, pld: Tensor, n: int, count: int, generator: torch.Generator) -> Times:
-        """The acquired times, then `count` random ones a voxel, uniform between the first and the last PLD."""
+    def draw(self, n: int, count: int, generator: torch.Generator, at: str = "uniform") -> Tensor:
+        """Random delays (n, count) as shares of the way from the first to the last PLD.
+
+        "uniform" is the paper's choice. "between" draws them towards the middle of the interval between two acquired
+        delays, into two fifths of it, "near" towards its ends, where the samples are.
+        """
+        drawn = torch.rand(n, count, generator=generator)
+        if at == "uniform" or len(self.knots) < 2:
+            return drawn
+        knots = self.knots.cpu()
+        above = torch.searchsorted(knots, drawn, right=True).clamp(1, len(knots) - 1)
+        low, width = knots[above - 1], knots[above] - knots[above - 1]
+        place = (drawn - low) / width - 0.5
+        place = 0.4 * place if at == "between" else place.sign() * (0.5 - 0.4 * (0.5 - place.abs()))
+        return low + width * (0.5 + place)
+
+    def collocated(self, pld: Tensor, n: int, count: int, generator: torch.Generator, at: str = "uniform") -> Times:
+        """The acquired times, then `count` random ones a voxel, drawn as `draw` says."""
         acquired = self.acquired(pld.expand(n, -1))
-        drawn = torch.rand(n, count, generator=generator).to(pld.device)
+        drawn = self.draw(n, count, generator, at).to(pld.device)
         nominal = self.first + drawn * (self.last - self.first)
         tau, slope = self.at(nominal)
         offset = pld[:, :1] - self.nominal[:, :1]  # slice time

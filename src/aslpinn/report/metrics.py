@@ -88,6 +88,24 @@ def relative_bias(estimate: ArrayLike, truth: ArrayLike, region: ArrayLike) -> f
     return float(a.mean() / b.mean() - 1.0)
 
 
+def bias_and_sd(
+    first: ArrayLike, second: ArrayLike, count: int, truth: ArrayLike, region: ArrayLike
+) -> tuple[float, float]:
+    """Root mean square over the region of a voxel's bias and of its SD over noise seeds, in the map's unit.
+
+    first and second are the sums over `count` seeds of the map and of its square. The square of the bias is what
+    remains of the squared departure of the mean map from the truth when the variance of that mean is taken away, so it
+    does not grow with noise. The mean squared error of one map is bias^2 + SD^2. InputError for fewer than two seeds.
+    """
+    if count < 2:
+        raise InputError(f"bias and SD need two noise seeds or more; found {count}")
+    a, b, t = _inside(region, first, second, truth)
+    mean = a / count
+    variance = float(np.mean(np.maximum(b - count * mean**2, 0)) / (count - 1))
+    squared = float(np.mean((mean - t) ** 2)) - variance / count
+    return float(np.sqrt(max(squared, 0.0))), float(np.sqrt(variance))
+
+
 def relative_error(estimate: ArrayLike, truth: ArrayLike, region: ArrayLike) -> NDArray[np.float32]:
     """Map of (estimate - truth) / truth in percent, NaN outside the region (the paper's Figure 2, second row)."""
     _inside(region, estimate, truth)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
 P = ParamSpec("P")
 
@@ -24,6 +24,9 @@ CATEGORICAL = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
 #: One color a method, the same in every chapter.
 METHOD_COLORS = {
     "pinn": CATEGORICAL[0],
+    "pinn-unguided": "#004C77",
+    "network": "#8CC6E8",
+    "vb-prior": "#8C4A72",
     "closed-form": CATEGORICAL[5],
     "nlls": CATEGORICAL[1],
     "smoothed": CATEGORICAL[2],
@@ -35,7 +38,8 @@ METHOD_COLORS = {
 
 #: One marker a method, so that color is never the only difference.
 METHOD_MARKERS = {
-    "pinn": "o", "closed-form": "P", "nlls": "s", "smoothed": "^", "vb": "D", "svb": "v", "basil": "v", "truth": "*"
+    "pinn": "o", "closed-form": "P", "nlls": "s", "smoothed": "^", "vb": "D", "svb": "v", "basil": "v", "truth": "*",
+    "pinn-unguided": "h", "network": "X", "vb-prior": "d",
 }  # fmt: skip
 
 
@@ -154,7 +158,7 @@ def _figure_class() -> type[Figure]:
     return BookFigure
 
 
-def colorbar(image: AxesImage, axes: Any, quantity: Quantity | str, **options: Any) -> Colorbar:
+def colorbar(image: ScalarMappable, axes: Any, quantity: Quantity | str, **options: Any) -> Colorbar:
     """A color bar with the quantity's name and unit beside axes (one, or an array that shares it)."""
     drawn = QUANTITIES[quantity] if isinstance(quantity, str) else quantity
     first: Axes = axes.flat[0] if hasattr(axes, "flat") else axes
