@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 
 from ..errors import InputError
 from ..physics import Acquisition, delta_m
@@ -22,6 +22,14 @@ Progress = Callable[[int, int, str], None]
 
 #: |delta-M / M0b| cannot exceed twice the labeling efficiency: a larger value was not divided by M0b.
 LARGEST_SIGNAL = 2.0
+
+
+def chi2_quantile(share: float, freedom: float) -> float:
+    """The value below which a chi-square variable of so many degrees of freedom lies with probability `share`.
+
+    That of scipy.stats, which takes as long to import as a small fit takes.
+    """
+    return float(2 * gammaincinv(freedom / 2, share))
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ class Problem:
         if freedom <= 0:
             return float("nan")
         squares = np.square(self.volumes - fitted[:, self.pair]).sum(axis=1)
-        return float(np.sqrt(np.median(squares) / chi2.median(freedom)))
+        return float(np.sqrt(np.median(squares) / chi2_quantile(0.5, freedom)))
 
     def volume(self, values: NDArray[Any], dtype: Any = np.float32) -> NDArray[Any]:
         """(N, ...) values put into an (X, Y, Z, ...) array, zero outside the mask."""

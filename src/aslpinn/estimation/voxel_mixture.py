@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
 
 from ..physics import ATT_BOUNDS
 from .multiscale_field import FieldEstimator, FieldFit
 from .parallel import over_voxels
+from .problem import chi2_quantile
 from .voxel_kernels import explain_voxels
 
 Floats = NDArray[np.float64]
@@ -84,7 +84,7 @@ class VoxelMixture:
         self.artery_share = 1e-9 if arterial == "off" else 0.02
         self.abv_sd = 0.01
         misfit = (owner.count * (y - fit.fitted) ** 2).sum(axis=1) / noise_variance
-        self.looked_at = np.flatnonzero(misfit > chi2.ppf(SCREEN, max(y.shape[1] - 1, 1)))
+        self.looked_at = np.flatnonzero(misfit > chi2_quantile(SCREEN, max(y.shape[1] - 1, 1)))
 
     def explain(self, chosen: NDArray[np.intp]) -> tuple[Floats, Floats, Floats, Floats]:
         """Moments, expected signal, its arterial part, and shares of the chosen voxels."""

@@ -1,8 +1,22 @@
-"""What is fitted: the hash encoding of positions and the networks on top of it. No physics."""
+"""What is fitted: the hash encoding of positions, the networks on top of it, and fields linear in their weights."""
 
-from .encoding import ENGINES, HashIndex, Level, MultiresHashEncoding, grid_levels
-from .networks import ParameterField, SignalField, Siren
-from .threads import get_threads, set_threads
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_PUBLIC = {
+    "ENGINES": "encoding",
+    "HashIndex": "encoding",
+    "Level": "encoding",
+    "MultiresHashEncoding": "encoding",
+    "ParameterField": "networks",
+    "SignalField": "networks",
+    "Siren": "networks",
+    "get_threads": "threads",
+    "grid_levels": "encoding",
+    "set_threads": "threads",
+}
 
 __all__ = [
     "ENGINES",
@@ -16,3 +30,15 @@ __all__ = [
     "grid_levels",
     "set_threads",
 ]
+
+if TYPE_CHECKING:
+    from .encoding import ENGINES, HashIndex, Level, MultiresHashEncoding, grid_levels
+    from .networks import ParameterField, SignalField, Siren
+    from .threads import get_threads, set_threads
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: encodings and networks bring torch, the multiscale field does not."""
+    if name in _PUBLIC:
+        return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.interpolate import BSpline, make_interp_spline
 
 from ..errors import InputError
 from .constants import Constants
+
+if TYPE_CHECKING:
+    from scipy.interpolate import BSpline
 
 Float = NDArray[np.float64]
 
@@ -130,6 +133,8 @@ class Acquisition:
         tau = self.labeling_duration[first]
         if np.ptp(tau) < 1e-9 or pld.size < 2:
             return None
+        from scipy.interpolate import make_interp_spline  # as slow to import as all else together, and seldom needed
+
         return make_interp_spline(pld, tau, k=(min(5, pld.size - 1) - 1) | 1)  # odd, at most 5
 
     def duration_at(self, pld: ArrayLike) -> tuple[Float, Float]:
