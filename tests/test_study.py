@@ -335,7 +335,9 @@ def test_the_book_of_this_project_is_found_and_lists_its_chapters():
     project = find_project(ROOT / "tests")
     assert project == ROOT
     names = chapters_of(project)
-    assert {"kinetics", "fields", "losses", "phantom", "results", "configuration"} <= set(names)
+    assert {"kinetics", "representations", "hash-encoding", "losses", "phantom", "results", "configuration"} <= set(
+        names
+    )
     assert [task.key for task in chapter_tasks(names, project, ROOT / "build", {})] == names
 
 

@@ -12,11 +12,16 @@ from .tasks import Task
 
 
 def reader_copy(
-    notebook: str, suffix: str = "", orphan: bool = False, page: str = "", staged: Container[str] | None = None
+    notebook: str,
+    suffix: str = "",
+    orphan: bool = False,
+    page: str = "",
+    staged: Container[str] | None = None,
+    lost: Container[str] = (),
 ) -> str:
     """An executed notebook as readers get it: without the cell and the metadata that papermill put in.
 
-    page and staged: see without_links.
+    page, staged and lost: see without_links.
 
     With a suffix it is appended to every label of a figure or equation, because a template's labels would otherwise
     be defined on each subject's page.
@@ -30,14 +35,17 @@ def reader_copy(
         _suffix_labels(node["cells"], re.sub(r"[^a-z0-9]+", "-", suffix.lower()))
     for cell in node["cells"] if staged is not None else ():
         if cell["cell_type"] == "markdown":
-            cell["source"] = without_links("".join(cell["source"]), page, staged or ())
+            cell["source"] = without_links("".join(cell["source"]), page, staged or (), lost)
     if orphan:
         node["metadata"]["orphan"] = True
     return json.dumps(node, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def without_links(text: str, page: str, staged: Container[str]) -> str:
-    """Markdown in which links from page to chapters that are not staged are plain text: a study may leave some out."""
+def without_links(text: str, page: str, staged: Container[str], lost: Container[str] = ()) -> str:
+    """Markdown in which links from page to chapters that are not staged, and to the labels in `lost`, are plain text.
+
+    A study may leave chapters out, and their figures with them.
+    """
 
     def there(target: str) -> bool:
         full = target[1:] if target.startswith("/") else (PurePosixPath(page).parent / target).as_posix()
@@ -47,8 +55,17 @@ def without_links(text: str, page: str, staged: Container[str]) -> str:
         words, target = match["words"], match["target"]
         return match[0] if there(target) else (words or target.rsplit("/", 1)[-1]).strip()
 
+    def named(match: re.Match[str]) -> str:
+        return (match["words"] or match["label"]).strip() if match["label"] in lost else match[0]
+
+    text = re.sub(r"\{(?:num)?ref\}`(?:(?P<words>[^`<]*)<)?(?P<label>[\w:-]+)>?`", named, text)
     text = re.sub(r"\[(?P<words>[^\]]*)\]\((?P<target>/?[\w./-]+)\)", plain, text)
     return re.sub(r"\{doc\}`(?:(?P<words>[^`<]*)<)?(?P<target>[\w./-]+)>?`", plain, text)
+
+
+def labels_of(text: str) -> set[str]:
+    """Labels of figures and sections that the source of a chapter defines."""
+    return set(re.findall(r"^(?:\s*:?name: |\()([\w:-]+)(?:\)=)?$", text, flags=re.MULTILINE))
 
 
 def _suffix_labels(cells: list[dict[str, Any]], suffix: str) -> None:

@@ -1,4 +1,4 @@
-"""Figures of the chapter on implicit fields: spectral bias, the hash encoding drawn, its collisions, image fits."""
+"""Figures of the chapter on the hash encoding: drawn for one point, its collisions counted, levels against voxels."""
 
 from __future__ import annotations
 
@@ -34,29 +34,6 @@ class GridLevel(TypedDict):
     weights: Float
     rows: int
     code: Float
-
-
-@styled
-def spectral_bias(
-    x: Float, target: Float, fits: Mapping[str, Float], steps: Int, amplitudes: Mapping[str, Mapping[str, Float]]
-) -> Figure:
-    """Fits of a signal of one coordinate, and how much of each of its frequencies a network has after each step.
-
-    x and target (n,); fits name -> (n,); amplitudes name -> frequency's label -> (steps,), 1 where it is all learned.
-    """
-    figure, (left, right) = plt.subplots(2, 1, figsize=(6.4, 5.6))
-    left.plot(x, target, color="0.6", linewidth=3.5, label="signal")
-    for color, (name, fit) in zip(CATEGORICAL, fits.items(), strict=False):
-        left.plot(x, fit, color=color, label=name, linewidth=1.4)
-        for dashes, (label, share) in zip(("-", "--", ":"), amplitudes[name].items(), strict=False):
-            right.plot(steps, share, dashes, color=color, label=f"{name}, {label}")
-    left.set(xlabel="coordinate", ylabel="signal (no unit)", xlim=(x[0], x[-1]))
-    left.set_ylim(top=target.max() + 0.9)
-    left.legend(loc="upper center", ncols=3)
-    right.axhline(1, color="0.6", linewidth=0.8)
-    right.set(xlabel="training step", ylabel="share of amplitude learned", xlim=(steps[0], steps[-1]), ylim=(-0.1, 1.9))
-    right.legend(loc="upper center", ncols=2)
-    return figure
 
 
 def _draw_grid(axes: Axes, image: Float, point: Float, level: GridLevel, title: str) -> None:
@@ -123,25 +100,77 @@ def hash_encoding(image: Float, point: Float, levels: Sequence[GridLevel]) -> Fi
     return figure
 
 
+def _against_spacing(axes: Axes, voxel: float) -> None:
+    """A logarithmic axis of grid spacings, coarse left, with a line at the voxel's size; all in mm."""
+    axes.axvline(voxel, color="0.4", linestyle="--", linewidth=0.9)
+    axes.set_xscale("log")
+    axes.set_xlim(*sorted(axes.get_xlim(), reverse=True))
+    axes.set_xticks([10, 3, 1, 0.3, 0.1], ["10", "3", "1", "0.3", "0.1"])
+    axes.minorticks_off()
+
+
+def _name_voxel(axes: Axes, voxel: float, height: float = 0.97) -> None:
+    """The name of the line that `_against_spacing` draws, at a height in shares of the axis."""
+    axes.text(voxel, height, f" voxel, {voxel:g} mm", transform=axes.get_xaxis_transform(), va="top", fontsize=10)
+
+
+@styled
+def level_counts(spacing: Float, vertices: Int, touched: Int, rows: Int, colliding: Float, voxel: float) -> Figure:
+    """Vertices of each level, those that a brain touches, and rows; below, the share of touched vertices that collide.
+
+    All (levels,), coarsest first: spacing in mm; colliding in percent; voxel, its size in mm.
+    """
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.6, 5.6), sharex=True, height_ratios=(3, 2))
+    top.plot(spacing, vertices, "^:", color=CATEGORICAL[4], label="vertices of the grid")
+    top.plot(spacing, touched, "o-", color=CATEGORICAL[0], label="vertices around voxels of the brain")
+    top.plot(spacing, rows, "s--", color=CATEGORICAL[1], label="rows of the table")
+    top.set(ylabel="number", yscale="log")
+    top.legend(loc="upper left")
+    top.set_ylim(top=3e13)
+    bottom.plot(spacing, colliding, "D-", color=CATEGORICAL[3])
+    bottom.set(ylabel="vertices that share\ntheir row (%)", xlabel="spacing of the level's grid (mm)", ylim=(-4, 104))
+    for axes in (top, bottom):
+        _against_spacing(axes, voxel)
+    _name_voxel(bottom, voxel, height=0.16)
+    return figure
+
+
 @styled
 def row_sharing(spacing: Float, sharers: Float, distance: Float, voxel: float) -> Figure:
     """Who shares a table row: voxels a row, and how far apart they are, against a level's grid spacing in mm.
 
     spacing, sharers and distance (levels,), coarsest first; spacing and distance in mm; voxel, its size in mm.
     """
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.4, 5.2), sharex=True)
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.6, 5.2), sharex=True)
     top.plot(spacing, sharers, "o-", color=CATEGORICAL[0])
     top.set(ylabel="voxels that share a row", yscale="log")
     bottom.plot(spacing, distance, "s-", color=CATEGORICAL[1])
     bottom.set(ylabel="distance between two\nthat share a row (mm)", xlabel="spacing of the level's grid (mm)")
     bottom.set_ylim(bottom=0)
     for axes in (top, bottom):
-        axes.axvline(voxel, color="0.4", linestyle="--", linewidth=0.9)
-    top.text(voxel, top.get_ylim()[1], f" voxel, {voxel:g} mm ", va="top", ha="left", fontsize=10)
-    top.set_xscale("log")
-    top.invert_xaxis()
-    top.set_xticks([10, 3, 1, 0.3, 0.1], ["10", "3", "1", "0.3", "0.1"])
-    top.minorticks_off()
+        _against_spacing(axes, voxel)
+    _name_voxel(top, voxel)
+    return figure
+
+
+@styled
+def finest_level(spacing: Float, errors: Mapping[str, Float], noise: float, voxel: float) -> Figure:
+    """Errors of a fitted image (partial volume) against the spacing of the encoding's finest grid, in mm.
+
+    errors: what is compared -> (n,); noise, SD of the noise in the image that was fitted; voxel, its size in mm.
+    """
+    figure, axes = plt.subplots(figsize=(6.6, 3.8))
+    for color, marker, (name, values) in zip(CATEGORICAL, "osD", errors.items(), strict=False):
+        axes.plot(spacing, values, marker=marker, color=color, label=name)
+    axes.axhline(noise, color="0.4", linestyle=":", linewidth=1.2)
+    axes.annotate(
+        "SD of the noise", (1, noise), (-2, 3), ("axes fraction", "data"), textcoords="offset points", ha="right"
+    )
+    axes.set(xlabel="spacing of the finest grid (mm)", ylabel="RMSE (partial volume)")
+    axes.set_ylim(0, 1.25 * max(noise, *(float(values.max()) for values in errors.values())))
+    _against_spacing(axes, voxel)
+    _name_voxel(axes, voxel)
+    axes.legend(loc="lower left")
     return figure
 
 
