@@ -145,10 +145,10 @@ def stage(project: Path, tasks: Sequence[Task], record: dict[str, Any]) -> Pages
             pages[f"{name}.md"] = ("---\norphan: true\n---\n" * orphan + failed_page(task, state)).encode()
     if record["subjects"]:
         pages["subjects/index.md"] = subjects_page(record).encode()
-    staged, made = pages.staged, set(pages)
+    staged, executed = pages.staged, set(pages)
     for chapter in chapters_of(project):
         source = project / "notebooks" / f"{chapter}.md"
-        if f"notebooks/{chapter}.ipynb" not in made and source.is_file():
+        if f"notebooks/{chapter}.ipynb" not in executed and source.is_file():
             pages.lost |= labels_of(source.read_text(encoding="utf-8"))
     for name, content in pages.texts():
         pages[name] = without_links(content.decode(), name, staged, pages.lost).encode()
