@@ -22,6 +22,7 @@ from .cluster import plan_table
 from .pages import failed_page, labels_of, reader_copy, study_tables, subjects_page, without_links
 from .settings import schema_table
 from .tasks import Task, file_digest
+from .viewer import sources, write_viewer
 
 #: Above this many subjects their pages are reached from the table of subjects only: a sidebar of hundreds of entries
 #: on every page makes building slower than linear in the pages.
@@ -45,10 +46,14 @@ def build_site(
     """
     pages = stage(project, tasks, record)
     total = hashlib.sha256()
-    for source in ("site.py", "pages.py"):
+    for source in ("site.py", "pages.py", "viewer.py", "sphinx_ext.py"):
         total.update(file_digest(Path(__file__).with_name(source)).encode())
     for name in sorted(pages):
         total.update(f"{name} {pages.fingerprint(name)}".encode())
+    viewers = [(task, state) for task in tasks if (state := _fitted(task, record)) is not None]
+    estimators = [str(name) for name in record["settings"]["estimators"]]
+    for task, state in viewers:
+        total.update(f"{task.key} {sources(task, state, estimators)}".encode())
     site, stamp, log = out / "site", out / "site" / ".stamp", out / "logs" / "site.log"
     if (site / "index.html").is_file() and stamp.is_file() and stamp.read_text() == total.hexdigest():
         say(f"the book is up to date: {site / 'index.html'}")
@@ -64,9 +69,14 @@ def build_site(
     say(f"building the book: {len(list(folder.rglob('*.ipynb')))} notebooks, {len(list(folder.rglob('*.md')))} pages")
     if not _jupyter_book(folder, log):
         return False
-    (folder / "_build" / "html" / ".stamp").write_text(total.hexdigest())
+    html = folder / "_build" / "html"
+    for task, state in viewers:
+        write_viewer(html / "maps", task, state, estimators, files=len(viewers) <= SIDEBAR_LIMIT)
+    prune(html / "_static")
+    (html / ".nojekyll").touch()  # GitHub Pages leaves out folders that begin with "_" otherwise
+    (html / ".stamp").write_text(total.hexdigest())
     shutil.rmtree(site, ignore_errors=True)
-    os.replace(folder / "_build" / "html", site)
+    os.replace(html, site)
     shutil.rmtree(folder)
     say(f"built in {time.monotonic() - start:.0f} s: {site / 'index.html'}")
     return True
@@ -167,6 +177,26 @@ def _needs(tasks: Sequence[Task], record: dict[str, Any]) -> str:
 def page_of(task: Task) -> str:
     """Path of a task's page in the book, without extension."""
     return f"notebooks/{task.key}" if task.kind == "chapter" else f"subjects/{task.key}"
+
+
+def _fitted(task: Task, record: dict[str, Any]) -> dict[str, Any] | None:
+    """State of a subject that was fitted; None for everything else."""
+    state = record["subjects"].get(task.key) if task.kind == "subject" else None
+    return state if state is not None and state["state"] == "done" else None
+
+
+def prune(static: Path) -> None:
+    """Remove from a built book what no page loads: MathJax in forms not used, maps of sources, unused translations."""
+    mathjax = static / "mathjax"
+    kept = ("tex-chtml.js", "output/chtml", "input/tex/extensions", "a11y", "sre", "ui", "LICENSE", "package.json")
+    for path in sorted(mathjax.rglob("*")) if mathjax.is_dir() else ():
+        name = path.relative_to(mathjax).as_posix()
+        spoken = name.startswith("sre/mathmaps/") and path.stem not in ("base", "en")
+        if path.is_file() and (spoken or not name.startswith(kept)):
+            path.unlink()
+    for path in static.rglob("*.map"):
+        path.unlink()
+    shutil.rmtree(static / "locales", ignore_errors=True)
 
 
 def _jupyter_book(folder: Path, log: Path) -> bool:
