@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from templates import dataset as named
+from templates import program
 
 from aslpinn.cli import main
 from aslpinn.errors import InputError
@@ -28,10 +30,7 @@ def find(program: str) -> str | None:
 @pytest.fixture
 def dataset(tmp_path) -> Path:
     """A data set of which only the names are looked at."""
-    for label in ("01", "02", "03"):
-        folder = tmp_path / "data" / f"sub-{label}" / "perf"
-        folder.mkdir(parents=True)
-        (folder / f"sub-{label}_asl.nii.gz").write_text("x")
+    named(tmp_path / "data", **{"01": "x", "02": "x", "03": "x"})
     (tmp_path / "STUDY.toml").write_text('bids = ["data"]\n')
     return tmp_path
 
@@ -39,10 +38,7 @@ def dataset(tmp_path) -> Path:
 @pytest.fixture
 def command(tmp_path) -> Path:
     """The program aslpinn, as a file that shell scripts can call."""
-    script = tmp_path / "aslpinn"
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m aslpinn.cli "$@"\n')
-    script.chmod(0o755)
-    return script
+    return program(tmp_path)
 
 
 def fake_study(out: Path, seconds: list[float]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from templates import SUBJECT, dataset, program
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol")
@@ -23,28 +24,6 @@ SNAKEMAKE = (
     or shutil.which("snakemake", path=str(Path(sys.executable).parent))
 )
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
-
-TEMPLATE = """---
-kernelspec: {display_name: Python 3, language: python, name: python3}
----
-
-# A subject
-
-```{code-cell} python
-:tags: [parameters]
-asl = ""
-subject = ""
-out = ""
-```
-
-```{code-cell} python
-from pathlib import Path
-
-folder = Path(out) / subject / "perf"
-folder.mkdir(parents=True, exist_ok=True)
-(folder / f"{subject}_cbf.nii.gz").write_text(Path(asl).read_text())
-```
-"""
 
 CONFIGURATION = """ClusterName=loopback
 SlurmctldHost={host}(127.0.0.1)
@@ -135,37 +114,39 @@ def fail_node(folder: Path) -> None:
     subprocess.run(["slurmd"], check=True)
 
 
-def test_twelve_subjects_through_the_profile_and_a_failure_of_the_node(slurm, tmp_path):
+@pytest.fixture
+def arguments(tmp_path) -> list[str]:
+    """A study of twelve small subjects in tmp_path/out, as a command of Snakemake with the profile for Slurm."""
     project = tmp_path / "project"
     for name in ("book", "notebooks"):
         (project / name).mkdir(parents=True)
     (project / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nparts: []\n")
-    (project / "notebooks" / "subject.md").write_text(TEMPLATE)
+    (project / "notebooks" / "subject.md").write_text(SUBJECT)
     shutil.copy(ROOT / "notebooks" / "group.md", project / "notebooks")
-    for number in range(1, 13):
-        folder = tmp_path / "data" / f"sub-{number:02d}" / "perf"
-        folder.mkdir(parents=True)
-        (folder / f"sub-{number:02d}_asl.nii.gz").write_text(f"brain {number}")
-    command = tmp_path / "aslpinn"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m aslpinn.cli "$@"\n')
-    command.chmod(0o755)
+    dataset(tmp_path / "data", **{f"{number:02d}": f"brain {number}" for number in range(1, 13)})
     (tmp_path / "STUDY.toml").write_text('bids = ["data"]\nchapters = false\n')
-    out = tmp_path / "out"
-    arguments = [str(SNAKEMAKE), "--snakefile", str(ROOT / "workflow" / "Snakefile"), "--directory", str(project)]
-    arguments += ["--profile", str(ROOT / "workflow" / "profiles" / "slurm"), "--set-threads", "subject=1"]
-    arguments += ["--set-resources", "subject:mem_mb=0", "group:mem_mb=0", "--until", "group"]
-    arguments += ["--slurm-status-command", "squeue", "--seconds-between-status-checks", "5"]  # there is no accounting
-    arguments += ["--config", f"study={tmp_path / 'STUDY.toml'}", f"out={out}", f"aslpinn={command}"]
-    with (tmp_path / "log").open("w") as log:
+    workflow = ROOT / "workflow"
+    command = ["--snakefile", str(workflow / "Snakefile"), "--directory", str(project), "--until", "group"]
+    command += ["--profile", str(workflow / "profiles" / "slurm"), "--set-threads", "subject=1"]
+    command += ["--set-resources", "subject:mem_mb=0", "group:mem_mb=0"]
+    command += ["--slurm-status-command", "squeue"]  # there is no accounting
+    command += ["--slurm-init-seconds-before-status-checks", "5", "--seconds-between-status-checks", "5"]
+    settings = [f"study={tmp_path / 'STUDY.toml'}", f"out={tmp_path / 'out'}", f"aslpinn={program(tmp_path)}"]
+    return [str(SNAKEMAKE), *command, "--config", *settings]
+
+
+def test_twelve_subjects_through_the_profile_and_a_failure_of_the_node(slurm, arguments, tmp_path):
+    out, told = tmp_path / "out", tmp_path / "log"
+    with told.open("w") as log:
         run = subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT)
         try:
             limit = time.monotonic() + 300
             while not list(out.glob("subjects/*/report.json")):
-                assert run.poll() is None, (tmp_path / "log").read_text()
-                assert time.monotonic() < limit
+                assert run.poll() is None, told.read_text()
+                assert time.monotonic() < limit, told.read_text()
                 time.sleep(0.5)
             fail_node(slurm)
-            assert run.wait(timeout=500) == 0, (tmp_path / "log").read_text()
+            assert run.wait(timeout=500) == 0, told.read_text()
         finally:
             run.kill()
     record = json.loads((out / "study.json").read_text())["subjects"]

@@ -14,6 +14,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from templates import SUBJECT, dataset
 
 from aslpinn.cli import main
 from aslpinn.errors import InputError
@@ -27,50 +28,6 @@ from aslpinn.report.study import Study, read_study, study, summary
 from aslpinn.report.tasks import chapter_tasks, digest, find_project, find_series, subject_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
-
-SUBJECT = """---
-kernelspec: {display_name: Python 3, language: python, name: python3}
----
-
-# A subject
-
-```{code-cell} python
-:tags: [parameters]
-asl = ""
-subject = ""
-out = ""
-fast = False
-```
-
-$$a = b$$ (eq-a)
-
-See {eq}`eq-a`.
-
-```{code-cell} python
-from pathlib import Path
-from aslpinn.errors import InputError
-
-content = Path(asl).read_text()
-if content == "broken":
-    raise InputError("sub-02_asl.json: RepetitionTimePreparation is missing; expected seconds")
-if content == "killed":
-    import os
-
-    os._exit(9)
-folder = Path(out) / subject / "perf"
-folder.mkdir(parents=True, exist_ok=True)
-(folder / f"{subject}_cbf.nii.gz").write_text(content)
-```
-"""
-
-
-def dataset(root: Path, **subjects: str) -> Path:
-    for label, content in subjects.items():
-        folder = root / f"sub-{label}" / "perf"
-        folder.mkdir(parents=True)
-        (folder / f"sub-{label}_asl.nii.gz").write_text(content)
-        (folder / f"sub-{label}_asl.json").write_text("{}")
-    return root
 
 
 @pytest.fixture
@@ -300,7 +257,7 @@ def test_study_file_is_read_relative_to_itself_and_overridden_by_options(tmp_pat
         ("out = 3", "expected a path"),
         ("volunteers = 0", "expected 1 to"),
         ("chapters = 'kinetics'", "true, false or a list of strings"),
-        ("chapters = ['kinetic']", "expected some of kinetics"),
+        ("chapters = ['kinetic']", "chapters has 'kinetic'; expected some of"),
         ("constants = 1", "a table of numbers"),
         ("constants = {t1_blod = 1.6}", "there is no constant 't1_blod'"),
         ("constants = {t1_blood = -1}", "expected a positive number"),
@@ -499,6 +456,22 @@ def test_killed_in_the_middle_and_run_again_the_maps_are_those_of_an_undisturbed
     assert len(maps_of(still)) >= 9
     assert maps_of(out) == maps_of(still)
     assert not [path for path in out.rglob(".*") if path.name not in (".lock", ".bidsignore", ".virtual.lock")]
+
+
+def test_subjects_of_several_data_sets_written_at_the_same_time_leave_every_link(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from aslpinn import fit, load_subject, simulate
+    from aslpinn.data import write_estimate, write_phantom
+
+    phantom = simulate(voxel_size=(12.0, 12.0, 14.0))
+    people = [load_subject(write_phantom(phantom, tmp_path / f"set{n}", subject=f"{n}")[0]) for n in range(8)]
+    estimate = fit(phantom.series, people[0].mask, people[0].acquisition, estimator="nlls")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda person: write_estimate(person, estimate, tmp_path / "out"), people))
+    description = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
+    assert set(description["DatasetLinks"]) == {f"set{n}" for n in range(8)}
+    assert not list((tmp_path / "out").glob(".aslpinn*"))
 
 
 @pytest.mark.slow

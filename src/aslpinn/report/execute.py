@@ -68,12 +68,14 @@ def execute(
     parameters: dict[str, Any],
     folder: Path,
     tell: Callable[[str, int, int], None] | None = None,
+    manager: type | None = None,
 ) -> dict[str, Any]:
     """Run a notebook and write it, executed, to output; failing is a result, not an exception.
 
     Of the parameters only those are passed that the notebook declares in its cell tagged "parameters"; tell is called
-    with (section, cell, cells) before each cell. Returns state, seconds, error (None or one message), input_error
-    (whether mending the input is what it needs) and traceback (None or text, for the log only).
+    with (section, cell, cells) before each cell; manager is the class that starts the kernel, jupyter_client's own
+    without it. Returns state, seconds, error (None or one message), input_error (whether mending the input is what it
+    needs) and traceback (None or text, for the log only).
     """
     import jupytext
     import nbformat
@@ -98,6 +100,7 @@ def execute(
             progress_bar=False,
             log_output=False,
             tell=tell,
+            **({"kernel_manager_class": manager} if manager is not None else {}),
         )
         write_atomic(output, nbformat.writes(executed))
     except PapermillExecutionError as failure:
@@ -165,20 +168,26 @@ def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def main(job_file: str) -> int:
-    """Run the job that a JSON file describes and write its result beside it; 0 where it was done, 1 where it failed."""
+def say_section(section: str, cell: int, cells: int) -> None:
+    """Tell on stdout which section begins."""
+    print(json.dumps({"section": section, "cell": cell, "cells": cells}), flush=True)
+
+
+def main(job_file: str, tell: Callable[[str, int, int], None] = say_section, manager: type | None = None) -> int:
+    """Run the job that a JSON file describes and write its result beside it; 0 where it was done, 1 where it failed.
+
+    tell and manager: see execute.
+    """
     _end_with_parent()
     signal.signal(signal.SIGTERM, _interrupt)  # so that nbclient ends the kernel too
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
-
-    def tell(section: str, cell: int, cells: int) -> None:
-        print(json.dumps({"section": section, "cell": cell, "cells": cells}), flush=True)
-
     try:
-        result = execute(Path(job["notebook"]), Path(job["output"]), job["parameters"], Path(job["folder"]), tell)
+        notebook, output, folder = (Path(job[name]) for name in ("notebook", "output", "folder"))
+        result = execute(notebook, output, job["parameters"], folder, tell, manager)
     except KeyboardInterrupt:
         return 1
     result["peak_memory_mb"] = peak_memory_mb()
+    result["cpu_seconds"] = round(sum(os.times()[:4]), 2)  # of this process and, since it has ended, of the kernel
     write_atomic(Path(job["result"]), json.dumps(result, indent=1))
     return 0 if result["state"] == "done" else 1
 

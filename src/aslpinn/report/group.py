@@ -29,13 +29,29 @@ WATCHED: dict[tuple[str, str], str] = {
     ("mask", "residual"): "residual",
     ("", "held_out"): "held-out error",
     ("", "spatial_cov"): "spatial CoV of CBF",
+    ("", "noise_ratio"): "residual over noise",
+    ("", "motion"): "motion",
+    ("", "qei"): "quality index",
     ("", "flagged"): "share of flagged voxels",
+}
+#: Flags of the quality file (report.qc), as a reader calls them.
+FLAGS = {
+    "qei": "quality index",
+    "spatial_cov": "spatial CoV of CBF",
+    "negative_share": "share of negative CBF",
+    "mean_framewise_displacement": "motion",
+    "residual_over_noise": "residual over noise",
+    "gm_cbf": "CBF of gray matter",
+    "gm_wm_ratio": "CBF ratio of gray to white matter",
 }
 
 
 @dataclass(frozen=True)
 class Member:
-    """One subject of the group: its page's key, its data set, and what was measured (empty where it failed)."""
+    """One subject of the group: its page's key, its data set, what was measured (empty where it failed), quality flags.
+
+    flags: measures outside their usual range, by the names of report.qc. maps: "cbf" and "att" -> NIfTI file.
+    """
 
     key: str
     dataset: str
@@ -43,6 +59,8 @@ class Member:
     error: str | None = None
     seconds: float | None = None
     measures: dict[str, Any] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    maps: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
@@ -73,15 +91,18 @@ def read_group(path: str | Path) -> tuple[str, list[Member]]:
         record = json.loads(file.read_text(encoding="utf-8"))
         members = []
         for row in record["subjects"]:
-            measured = _measures(file.parent / row["measures"]) if row["measures"] else {}
-            members.append(Member(row["key"], row["dataset"], row["state"], row["error"], row["seconds"], measured))
+            measured = _read(file.parent / row["measures"]) if row["measures"] else {}
+            quality = _read(file.parent / row["quality"]) if row.get("quality") else {}
+            told = (row["key"], row["dataset"], row["state"], row["error"], row["seconds"])
+            maps = {name: file.parent / path for name, path in (row.get("maps") or {}).items()}
+            members.append(Member(*told, measured, tuple(map(str, quality.get("Flags", ()))), maps))
         return str(record["estimator"]), members
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file}: {error!r}; expected the list of subjects that aslpinn study writes") from None
 
 
-def _measures(file: Path) -> dict[str, Any]:
-    """What a subject's notebook measured; empty where it measured nothing (a template without that cell)."""
+def _read(file: Path) -> dict[str, Any]:
+    """What a subject's notebook has written as JSON; empty where it has not (a template without that cell)."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -92,6 +113,36 @@ def _measures(file: Path) -> dict[str, Any]:
 def values_of(members: Iterable[Member], region: str, name: str, estimator: str | None = None) -> NDArray[np.float64]:
     """One number of every member, NaN where it has none."""
     return np.array([member.value(region, name, estimator) for member in members], dtype=np.float64)
+
+
+def middle_slices(
+    members: Sequence[Member], most: int = 40
+) -> tuple[dict[str, dict[str, NDArray[np.float64]]], dict[str, tuple[float, ...]]]:
+    """The middle axial slice of CBF and ATT of the first `most` subjects that have both maps, and voxel sizes in mm.
+
+    Subject -> quantity -> (X, Y) values inside a frame around the brain, NaN outside of it (where ATT is 0).
+    """
+    import nibabel as nib
+
+    slices: dict[str, dict[str, NDArray[np.float64]]] = {}
+    sizes: dict[str, tuple[float, ...]] = {}
+    for member in members:
+        if len(slices) == most:
+            break
+        if not all(name in member.maps and member.maps[name].is_file() for name in ("cbf", "att")):
+            continue
+        images: dict[str, Any] = {name: nib.load(member.maps[name]) for name in ("cbf", "att")}  # type: ignore[attr-defined]
+        volumes = {name: np.asarray(image.dataobj, dtype=np.float64) for name, image in images.items()}
+        brain = volumes["att"] > 0
+        levels = np.flatnonzero(brain.any(axis=(0, 1)))
+        if levels.size == 0:
+            continue
+        k = int(levels[levels.size // 2])
+        x, y = (np.flatnonzero(brain.any(axis=axes)) for axes in ((1, 2), (0, 2)))
+        frame = slice(x[0], x[-1] + 1), slice(y[0], y[-1] + 1), k
+        slices[member.key] = {name: np.where(brain[frame], values[frame], np.nan) for name, values in volumes.items()}
+        sizes[member.key] = tuple(float(size) for size in images["cbf"].header.get_zooms()[:2])
+    return slices, sizes
 
 
 def robust_z(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -167,18 +218,19 @@ def subjects_table(members: Sequence[Member]) -> str:
     head = ["subject", "data set"]
     head += [f"CBF {name.upper() if name != 'mask' else 'mask'}" for name in shown]
     head += [f"ATT {name.upper() if name != 'mask' else 'mask'}, s" for name in shown]
-    head += ["residual", "held-out", "spatial CoV", "flagged", "seconds", "stands out in"]
-    lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(head) - 3) + "---|"]
+    head += ["residual", "held-out", "spatial CoV", "flagged", "seconds", "stands out in", "not usual"]
+    lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(head) - 4) + "---|---|"]
     for member in members:
         if not member.done:
             told = "fitted, not measured" if member.state == "done" else "failed"
-            lines.append(f"| {link(member.key)} | {member.dataset} |" + " |" * (len(head) - 3) + f" {told} |")
+            lines.append(f"| {link(member.key)} | {member.dataset} |" + " |" * (len(head) - 4) + f" {told} | |")
             continue
         cells = [f"{member.value(name, 'cbf_median'):.1f}" for name in shown]
         cells += [f"{member.value(name, 'att_median'):.2f}" for name in shown]
         cells += [f"{1e4 * member.value('mask', 'residual'):.2f}", f"{1e4 * member.value('', 'held_out'):.2f}"]
         cells += [f"{member.value('', 'spatial_cov'):.2f}", f"{100 * member.value('', 'flagged'):.0f} %"]
         cells += [f"{member.seconds or 0:.0f}", ", ".join(told for told, *_ in odd.get(member.key, []))]
+        cells.append(", ".join(FLAGS.get(name, name) for name in member.flags))
         cells = ["" if cell.startswith("nan") else cell for cell in cells]
         lines.append(f"| {link(member.key)} | {member.dataset} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -197,6 +249,21 @@ def outliers_text(members: Sequence[Member]) -> str:
         lines.append(f"No subject lies more than {OUTLYING:g} robust standard deviations from its data set's median.")
     if small:
         lines += ["", f"Not looked at, with fewer than {FEWEST} subjects: {', '.join(small)}."]
+    return "\n".join(lines)
+
+
+def flags_text(members: Sequence[Member]) -> str:
+    """Measures of quality outside their usual range, and whose they are, as a markdown list."""
+    found: dict[str, list[str]] = {}
+    for member in members:
+        for name in member.flags:
+            found.setdefault(name, []).append(member.key)
+    if not found:
+        return "Every measure of every subject lies in its usual range."
+    lines = []
+    for name, keys in sorted(found.items(), key=lambda item: -len(item[1])):
+        named = ", ".join(link(key) for key in keys[:20]) + (" and others" if len(keys) > 20 else "")
+        lines.append(f"- {FLAGS.get(name, name)}, {len(keys)} of {len(members)}: {named}")
     return "\n".join(lines)
 
 

@@ -18,6 +18,7 @@ from threading import Lock
 from typing import Any
 
 from .execute import write_atomic
+from .forks import FORKS, Forks
 from .progress import Progress, progress_for
 from .tasks import Task, combined, digests, stem_of
 
@@ -46,7 +47,7 @@ def run_tasks(
         say(f"{len(states)} of {len(tasks)} notebooks are up to date")
     waiting.sort(key=lambda item: -(last[item[0].key] or 1e9))
     pool, running = ThreadPoolExecutor(max_workers=jobs), {}
-    processes = _Processes()
+    processes = _Processes(_environment(jobs), fork=FORKS and len(waiting) > 1)
     shown = progress_for([task for task, _ in waiting], last, jobs, len(tasks), say)
     try:
         for task, parts in waiting:
@@ -65,8 +66,18 @@ def run_tasks(
         raise
     finally:
         shown.close()
+        processes.close()
     pool.shutdown()
     return states
+
+
+def _environment(jobs: int) -> dict[str, str]:
+    """This environment, for the notebooks' processes: with so few threads that they do not fight for the cores."""
+    environment = dict(os.environ)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        environment[name] = str(max(1, cores() // jobs))
+    environment["JUPYTER_PREFER_ENV_PATH"] = "1"
+    return environment
 
 
 def is_current(task: Task, state: dict[str, Any], parts: dict[str, Any] | None = None) -> bool:
@@ -96,24 +107,35 @@ def cores() -> int:
 
 
 class _Processes:
-    """The notebooks' processes that are running, so that an interrupted study leaves none behind."""
+    """The notebooks' processes that are running, so that an interrupted study leaves none behind.
 
-    def __init__(self) -> None:
+    fork: each is a copy of one that has imported everything; otherwise a new interpreter.
+    """
+
+    def __init__(self, environment: dict[str, str], fork: bool) -> None:
+        self._environment = environment
+        self._forks = Forks(environment) if fork else None
         self._lock, self._running, self._stopped = Lock(), set[subprocess.Popen[str]](), False
 
-    def run(self, command: list[str], environment: dict[str, str], log: Path, hear: Callable[[str], None]) -> None:
-        """Run to the end: hear gets each line of stdout, the log what was written to stderr."""
+    def run(self, job: Path, log: Path, hear: Callable[[dict[str, Any]], None]) -> None:
+        """Run a job file to the end: hear gets what it tells, the log what was written to stderr."""
+        if self._forks is not None:
+            if not self._stopped:
+                self._forks.run(job, log, hear)
+            return
+        command = [sys.executable, "-m", "aslpinn.report.execute", str(job)]
         with log.open("w", encoding="utf-8") as stderr:
             with self._lock:
                 if self._stopped:
                     return
                 process = subprocess.Popen(
-                    command, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True, errors="replace"
+                    command, env=self._environment, stdout=subprocess.PIPE, stderr=stderr, text=True, errors="replace"
                 )
                 self._running.add(process)
             assert process.stdout is not None
             for line in process.stdout:
-                hear(line)
+                with suppress(ValueError):  # whatever else a library prints is not for us
+                    hear(json.loads(line))
             process.wait()
         with self._lock:
             self._running.discard(process)
@@ -124,6 +146,13 @@ class _Processes:
             self._stopped = True
             for process in self._running:
                 process.terminate()
+        self.close()
+
+    def close(self) -> None:
+        """No process is started any more."""
+        self._stopped = True
+        if self._forks is not None:
+            self._forks.close()
 
 
 def _run(
@@ -133,7 +162,7 @@ def _run(
     start = time.monotonic()
     shown.start(task)
     try:
-        state, log = _in_process(task, folder, jobs, processes, shown)
+        state, log = _in_process(task, folder, processes, shown)
     except OSError as error:
         state, log = _failure(f"{error.strerror or error} (the study's folder or the temporary one)"), ""
     state |= {"seconds": round(time.monotonic() - start, 2), "threads": max(1, cores() // jobs)}
@@ -152,20 +181,12 @@ def _run(
     return state
 
 
-def _in_process(
-    task: Task, folder: Path, jobs: int, processes: _Processes, shown: Progress
-) -> tuple[dict[str, Any], str]:
+def _in_process(task: Task, folder: Path, processes: _Processes, shown: Progress) -> tuple[dict[str, Any], str]:
     """Run execute.py on a task; what it reports, and what it wrote to stderr."""
-    environment = dict(os.environ)
-    threads = str(max(1, cores() // jobs))  # so that the notebooks do not fight for the cores
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        environment[name] = threads
-    environment["JUPYTER_PREFER_ENV_PATH"] = "1"
     task.report.parent.mkdir(parents=True, exist_ok=True)
 
-    def hear(line: str) -> None:
-        with suppress(ValueError, KeyError, TypeError):  # whatever else a library prints is not for us
-            told = json.loads(line)
+    def hear(told: Any) -> None:
+        with suppress(KeyError, TypeError):
             shown.stage(task, told["section"], (told["cell"] - 1) / told["cells"])
 
     with tempfile.TemporaryDirectory(prefix="aslpinn-") as scratch:
@@ -178,8 +199,8 @@ def _in_process(
             "result": str(result),
         }
         job.write_text(json.dumps(description), encoding="utf-8")
-        processes.run([sys.executable, "-m", "aslpinn.report.execute", str(job)], environment, log, hear)
-        written = log.read_text(encoding="utf-8", errors="replace")
+        processes.run(job, log, hear)
+        written = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
         try:
             return json.loads(result.read_text(encoding="utf-8")), written
         except (OSError, ValueError):

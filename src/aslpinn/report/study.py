@@ -12,6 +12,7 @@ OUT/site/index.html                 the book
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,21 +25,20 @@ from .. import __version__
 from ..errors import InputError
 from .execute import write_atomic
 from .runner import cores, is_current, read_state, run_tasks, sweep
-from .settings import Study, check, read_study, write_template
+from .settings import Study, check, read_study
 from .tasks import (
     PACKAGE,
     Task,
     chapter_tasks,
-    combined,
-    digests,
     file_digest,
     find_project,
     group_task,
     library_versions,
+    stem_of,
     subject_tasks,
 )
 
-__all__ = ["Study", "command", "read_study", "run_study", "study"]
+__all__ = ["Study", "read_study", "run_study", "study"]
 
 
 def _print(text: str) -> None:
@@ -84,7 +84,7 @@ def run_study(plan: Study, say: Callable[[str], None] = _print, only: Sequence[s
         subjects = found_subjects(plan, project)
         if only:
             return _run_only(plan, subjects, only, project, say)
-        chapter = chapter_tasks(chapters, project, out, _common(plan))
+        chapter = chapter_tasks(chapters, project, out, _common(plan), [path.resolve() for path in plan.bids])
         if collect:
             states = {task.key: _left(task) for task in subjects}
             states |= run_tasks(chapter, project / "notebooks", plan.jobs, plan.force, say)
@@ -205,13 +205,13 @@ def _run_group(
 ) -> Task | None:
     """Write what the group's notebook reads and run it; None where there is no such notebook or no subject."""
     out = plan.out.resolve()
-    task = group_task(project, out, [t for t in subjects if states[t.key]["state"] == "done"], _common(plan))
-    if not subjects or not task.notebook.is_file():
-        return None
-    rows = []
+    rows: list[dict[str, Any]] = []
+    read: list[Path] = []
     for subject in subjects:
         state = states[subject.key]
         done = state["state"] == "done"
+        quality = _quality(subject, state) if done else None
+        read += [path for path in (subject.measures, quality) if done and path]
         rows.append(
             {
                 "key": subject.key,
@@ -221,12 +221,33 @@ def _run_group(
                 "seconds": state["seconds"] if done else None,
                 "peak_memory_mb": state.get("peak_memory_mb") if done else None,
                 "measures": f"../subjects/{subject.key}/measures.json" if done else None,
+                "quality": os.path.relpath(quality, out / "group") if quality else None,
+                "maps": _cbf_and_att(subject, state, out / "group") if done else None,
             }
         )
+    task = group_task(project, out, read, _common(plan))
+    if not subjects or not task.notebook.is_file():
+        return None
     listed = Path(str(task.parameters["subjects"]))
     write_atomic(listed, json.dumps({"estimator": ":".join(plan.main), "subjects": rows}, indent=1) + "\n")
     states |= run_tasks([task], project / "notebooks", 1, plan.force, say)
     return task
+
+
+def _cbf_and_att(subject: Task, state: dict[str, Any], start: Path) -> dict[str, str]:
+    """ "cbf" and "att" -> a subject's map, relative to start."""
+    found = {}
+    for name in ("cbf", "att"):
+        for path in state.get("maps", []):
+            if subject.maps and path.endswith(f"{stem_of(Path(subject.series))}_{name}.nii.gz"):
+                found[name] = os.path.relpath(subject.maps / path, start)
+    return found
+
+
+def _quality(subject: Task, state: dict[str, Any]) -> Path | None:
+    """The quality file that a subject's notebook left beside the maps; None where it has left none."""
+    names = [name for name in state.get("maps", []) if name.endswith("_desc-qc_quality.json")]
+    return subject.maps / names[0] if names and subject.maps else None
 
 
 def summary(plan: Study, tasks: Sequence[Task], states: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -307,74 +328,3 @@ def locked(out: Path, shared: bool = False) -> Iterator[None]:
             except OSError:  # a network file system without locks
                 _print(f"note: {out} has no file locks; nothing keeps two studies apart there")
         yield
-
-
-def add_arguments(parser: Any) -> None:
-    """Declare the arguments of `aslpinn study` on an argparse parser."""
-    add = parser.add_argument
-    add("study", nargs="?", type=Path, metavar="STUDY.toml", help="settings; options override it")
-    add("--init", action="store_true", help="write a commented STUDY.toml and stop")
-    add("--bids", action="append", type=Path, metavar="DIR", help="a BIDS data set; may be repeated")
-    add("--out", type=Path, metavar="DIR", help="folder for everything that is made (default: build)")
-    add("-j", "--jobs", type=int, metavar="N", help="notebooks at a time (default: one a core)")
-    add("--no-book", action="store_true", help="subjects and group only: no chapter, no page")
-    add("--virtual", action="store_true", help="the simulated volunteers too, besides --bids")
-    add("--volunteers", type=int, metavar="N", help="how many volunteers are simulated (default: 2)")
-    add("--participant", action="append", metavar="LABEL", help="only this subject; may be repeated")
-    add("--session", action="append", metavar="LABEL", help="only this session; may be repeated")
-    add(
-        "--estimator", action="append", metavar="NAME[:PRESET]", help="default: pinn; repeated: compared with the first"
-    )
-    add("--preset", help="its preset: default, network or paper")
-    add("--seed", type=int, help="seed of every random choice (default: 0)")
-    add("--fast", action="store_true", help="short settings: minutes become seconds, numbers are worse")
-    add("--force", action="store_true", help="run everything again")
-    part = parser.add_mutually_exclusive_group()
-    add = part.add_argument
-    add("--list", action="store_true", help="one line a subject: key, series, hash of code and settings; with tabs")
-    add("--only", action="append", metavar="KEY", help="run this subject and nothing else; may be repeated")
-    add("--collect", action="store_true", help="run no subject: group, chapters and book from what is there")
-    add("--plan", type=int, metavar="N", help="what N subjects need, from the study that ran in --out")
-
-
-def plan_of(arguments: Any) -> Study:
-    """The study that parsed arguments ask for."""
-    plan = read_study(arguments.study) if arguments.study else Study()
-    changes: dict[str, Any] = {}
-    lists = {"bids": "bids", "participant": "participants", "session": "sessions", "estimator": "estimators"}
-    for option, name in lists.items():
-        if getattr(arguments, option):
-            changes[name] = tuple(getattr(arguments, option))
-    for name in ("out", "jobs", "preset", "seed", "volunteers"):
-        if getattr(arguments, name) is not None:
-            changes[name] = getattr(arguments, name)
-    for name in ("virtual", "fast", "force"):
-        if getattr(arguments, name):
-            changes[name] = True
-    if arguments.no_book:
-        changes |= {"book": False, "chapters": False}
-    return replace(plan, **changes)
-
-
-def command(arguments: Any) -> int:
-    """Run `aslpinn study` with parsed arguments; returns the exit code."""
-    if arguments.init:
-        path = arguments.study or Path("STUDY.toml")
-        write_template(path)
-        print(f"{path}: written; every key is explained there")
-        return 0
-    plan = plan_of(arguments)
-    if arguments.plan is not None:
-        from .cluster import plan_table
-
-        print(plan_table(plan.out, max(1, arguments.plan)))
-        return 0
-    if arguments.list:
-        check(plan)
-        if uses_virtual(plan):
-            with locked(plan.out.resolve(), shared=True):
-                write_virtual(plan.out.resolve() / "virtual", plan, lambda text: print(text, file=sys.stderr))
-        for task in found_subjects(plan, find_project()):
-            print(task.key, task.series, combined(digests(replace(task, inputs=()))), sep="\t")
-        return 0
-    return run_study(plan, only=arguments.only or (), collect=arguments.collect)

@@ -19,15 +19,15 @@ PACKAGE = Path(__file__).resolve().parents[1]
 #: Sources that do not change what a notebook computes: editing them makes no notebook run again.
 NOT_HASHED = {
     "cli.py",
-    *(
-        f"report/{name}.py"
-        for name in ("study", "runner", "tasks", "execute", "site", "pages", "settings", "progress", "cluster")
-    ),
+    *(f"report/{name}.py" for name in ("arguments", "cluster", "execute", "forks", "pages", "progress", "runner")),
+    *(f"report/{name}.py" for name in ("settings", "site", "study", "tasks")),
+    "report/viewer.py",
+    "report/sphinx_ext.py",
     "report/group.py",  # these two are inputs of the group's notebook
     "report/figures/group.py",
 }
 #: Parameters that only say where files lie: what is in the files counts, so that a study may be moved.
-PLACES = ("asl", "out", "measures", "compare", "subjects")
+PLACES = ("asl", "bids", "out", "measures", "compare", "subjects")
 LIBRARIES = ("matplotlib", "nibabel", "nilearn", "numba", "numpy", "scikit-image", "scipy", "torch")
 
 
@@ -182,20 +182,29 @@ def _chosen(series: Path, participants: Sequence[str], sessions: Sequence[str]) 
     )
 
 
-def chapter_tasks(names: Iterable[str], project: Path, out: Path, parameters: dict[str, Any]) -> list[Task]:
-    """One task for each chapter that exists as notebooks/NAME.md."""
-    return [
-        Task(
-            key=name,
-            kind="chapter",
-            notebook=project / "notebooks" / f"{name}.md",
-            report=out / "chapters" / f"{name}.ipynb",
-            parameters=parameters,
-            title=name,
+def chapter_tasks(
+    names: Iterable[str], project: Path, out: Path, parameters: dict[str, Any], bids: Sequence[Path] = ()
+) -> list[Task]:
+    """One task for each chapter that exists as notebooks/NAME.md; one that declares `bids` gets the first data set."""
+    tasks = []
+    for name in names:
+        notebook = project / "notebooks" / f"{name}.md"
+        if not notebook.is_file():
+            continue
+        real = bool(bids) and re.search(r'^bids = ""$', notebook.read_text(encoding="utf-8"), re.MULTILINE) is not None
+        tasks.append(
+            Task(
+                key=name,
+                kind="chapter",
+                notebook=notebook,
+                report=out / "chapters" / f"{name}.ipynb",
+                parameters=parameters | ({"bids": str(bids[0])} if real else {}),
+                inputs=tuple(input_files(find_series(bids[0])[0], bids[0])) if real else (),
+                root=bids[0] if real else None,
+                title=name,
+            )
         )
-        for name in names
-        if (project / "notebooks" / f"{name}.md").is_file()
-    ]
+    return tasks
 
 
 def input_files(series: Path, root: Path) -> list[Path]:
@@ -211,8 +220,8 @@ def input_files(series: Path, root: Path) -> list[Path]:
     return sorted(files)
 
 
-def group_task(project: Path, out: Path, members: Sequence[Task], parameters: dict[str, Any]) -> Task:
-    """The notebook of the group, from OUT/group/subjects.json and the measures of its subjects."""
+def group_task(project: Path, out: Path, measured: Iterable[Path], parameters: dict[str, Any]) -> Task:
+    """The notebook of the group, from OUT/group/subjects.json and what its subjects' notebooks have measured."""
     listed = out / "group" / "subjects.json"
     sources = (PACKAGE / "report" / "group.py", PACKAGE / "report" / "figures" / "group.py")
     return Task(
@@ -221,7 +230,7 @@ def group_task(project: Path, out: Path, members: Sequence[Task], parameters: di
         notebook=project / "notebooks" / "group.md",
         report=out / "group" / "report.ipynb",
         parameters=parameters | {"subjects": str(listed)},
-        inputs=(listed, *sources, *(task.measures for task in members if task.measures.is_file())),
+        inputs=(listed, *sources, *(path for path in measured if path.is_file())),
         title="group",
     )
 

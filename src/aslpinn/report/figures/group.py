@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import style as plt
-from .style import CATEGORICAL, styled
+from .style import CATEGORICAL, QUANTITIES, colorbar, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,4 +74,49 @@ def paired(mine: Values, others: Mapping[str, Values], label: str, name: str) ->
     panel.plot([0, high], [0, high], color="0.5", linewidth=1)
     panel.set(xlabel=f"{label}, other estimator", ylabel=f"{label}, {name}", xlim=(0, high), ylim=(0, high))
     panel.legend()
+    return figure
+
+
+@styled
+def subject_maps(
+    slices: Mapping[str, Mapping[str, Values]],
+    voxel_sizes: Mapping[str, Sequence[float]],
+    quantities: Sequence[str] = ("cbf", "att"),
+    columns: int = 10,
+) -> Figure:
+    """One axial slice a subject: a row of CBF and below it one of ATT, again for every `columns` subjects.
+
+    slices: subject -> quantity -> (X, Y) values, NaN outside the brain; voxel_sizes: subject -> its x and y in mm. All
+    are drawn at one scale.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    names = list(slices)
+    columns = min(columns, len(names))
+    blocks = -(-len(names) // columns)
+    extents = {
+        name: [count * mm for count, mm in zip(slices[name][quantities[0]].shape, voxel_sizes[name], strict=False)]
+        for name in names
+    }
+    wide, high = (1.06 * max(extent[axis] for extent in extents.values()) for axis in (0, 1))
+    label = 0.3 * high  # room for a name of two lines
+    block_high = len(quantities) * high + label
+    figure, axes = plt.subplots(figsize=(columns + 2.0, blocks * block_high / wide))
+    axes.set_axis_off()
+    axes.set(xlim=(0, columns * wide), ylim=(-blocks * block_high, 0), aspect="equal")
+    for level, key in enumerate(quantities):
+        drawn = QUANTITIES[key]
+        colors = ScalarMappable(Normalize(drawn.low, drawn.high), drawn.cmap)
+        for index, name in enumerate(names):
+            x, y = (index % columns + 0.5) * wide, -(index // columns) * block_high
+            if level == 0:
+                axes.text(x, y - label, name.replace("_", "\n"), fontsize=8, ha="center", va="bottom", linespacing=1.0)
+            y -= label + (level + 0.5) * high
+            values = np.rot90(slices[name][key])
+            shown = np.where(np.isfinite(values)[..., None], colors.to_rgba(np.nan_to_num(values)), 0.0)
+            half = [0.5 * extent for extent in extents[name]]
+            axes.imshow(shown, extent=(x - half[0], x + half[0], y - half[1], y + half[1]))
+        colorbar(colors, axes, drawn, shrink=min(1.0, 1.2 / blocks), aspect=16)
+    axes.set(xlim=(0, columns * wide), ylim=(-blocks * block_high, 0))
     return figure

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
 from ...physics import Acquisition, delta_m
@@ -44,18 +46,20 @@ def montage(
     slices = chosen_slices(mask, count)
     rows, columns = np.flatnonzero(mask.any(axis=(1, 2))), np.flatnonzero(mask.any(axis=(0, 2)))
     window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-    figure, axes = plt.subplots(1, len(slices), figsize=(1.55 * len(slices) + 0.9, 2.1), squeeze=False)
-    for panel, k in zip(axes[0], slices, strict=True):
-        shown = np.ma.masked_array(volume[..., k], ~mask[..., k])[window]
-        panel.set_facecolor("0.92")
-        image = panel.imshow(
-            shown.T, origin="lower", cmap=drawn.cmap, vmin=low, vmax=high, aspect=voxel_size[1] / voxel_size[0]
-        )
-        panel.set(title=f"slice {k}", xticks=[], yticks=[])
-        panel.title.set_fontsize(9)
-        panel.grid(False)
-        panel.spines[:].set_visible(False)
-    colorbar(image, axes, drawn)
+    colors = ScalarMappable(Normalize(low, high), drawn.cmap)
+    # One image of all slices: axes for each would take several times as long to lay out.
+    tiles, gap = [], np.ones((window[1].stop - window[1].start, 1, 3))
+    for k in slices:
+        shown = colors.to_rgba(volume[..., k][window].T)[..., :3]
+        tiles += [gap, np.where(mask[..., k][window].T[..., None], shown, 0.92)]
+    row = np.concatenate(tiles[1:], axis=1)
+    figure, axes = plt.subplots(figsize=(1.55 * len(slices) + 0.9, 2.1))
+    axes.imshow(row, origin="lower", aspect=voxel_size[1] / voxel_size[0])
+    axes.set_axis_off()
+    width = tiles[1].shape[1]
+    for index, k in enumerate(slices):
+        axes.text((index + 0.5) * (width + 1) - 1, row.shape[0], f"slice {k}", fontsize=9, ha="center", va="bottom")
+    colorbar(colors, axes, drawn, aspect=14)
     return figure
 
 
