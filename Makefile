@@ -1,9 +1,9 @@
 # make setup   a virtual environment in .venv, from requirements.lock; the only step that uses the network
 # make book    run every chapter and the virtual subjects, build the book: build/site/index.html
 #              BIDS="DIR ..." fits the subjects of BIDS data sets as well; FAST=1 takes the short settings; J=N runs N at a time
-# make test    lint, types, tests (the slow ones too)
+# make test    lint, types, tests (the slow ones too), WORKERS=2 at a time; .ci/run has those that need a Slurm
 # make lock    write requirements.lock anew from pyproject.toml
-# make picture draw the picture of README.md and of the first page
+# make picture draw the pictures of README.md and of the first page; STUDY=DIR that of a study that has run there
 # make clean   remove build/ (not .venv)
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -14,6 +14,7 @@ EXTRAS := ablation,book,data,test
 BIDS ?=
 J ?= $(shell nproc 2>/dev/null || echo 2)
 OUT ?= build
+WORKERS ?= 2
 # Chapters and subjects find the environment's own Jupyter kernel, whatever the user has installed elsewhere.
 export JUPYTER_PREFER_ENV_PATH := 1
 
@@ -35,7 +36,7 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slurm" -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=15
 
 # From a fresh environment, so that nothing tried out by hand gets in. "+cpu" is a build of the same torch version.
 lock:
@@ -46,7 +47,7 @@ lock:
 	mv build/requirements.new requirements.lock && rm -rf build/lock
 
 picture: setup
-	$(BIN)/python book/picture.py
+	$(BIN)/python book/picture.py $(if $(STUDY),--study "$(STUDY)")
 
 clean:
 	rm -rf build

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,31 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+
+
+#: Files whose slow tests share no fixture: each of those tests goes to whichever process is free.
+APART = ("test_cluster", "test_group", "test_study")
+#: Begun first, because they take longest.
+FIRST = ("book", "test_fuzz", "test_benchmark", "test_variational")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under pytest -n: a file's tests run in one process, which makes its fixtures once; the long ones begin first."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            name = "book" if item.path.stem == "test_book" else item.path.stem
+            alone = name in APART and item.get_closest_marker("slow") is not None
+            item.add_marker(pytest.mark.xdist_group(item.name if alone else name))
+
+    def rank(item: pytest.Item) -> int:
+        marker = item.get_closest_marker("xdist_group")
+        group = str(marker.args[0]) if marker else ""
+        if group in FIRST:
+            return FIRST.index(group)
+        return len(FIRST) if item.get_closest_marker("slow") is not None and item.path.stem in APART else len(FIRST) + 1
+
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        items.sort(key=rank)
 
 
 @pytest.fixture
