@@ -77,7 +77,7 @@ def _fit(arguments: argparse.Namespace) -> int:
     from .data.bids import load_subject
     from .data.derivatives import check_output, write_estimate
 
-    constants = _constants(arguments.constant)
+    constants = _constants(arguments.constant) | _dispersion(arguments.dispersion)
     with ProgressReport() as progress:
         subject = load_subject(arguments.asl, arguments.mask, constants, **_preparation(arguments), progress=progress)
     check_output(arguments.out, subject)
@@ -88,6 +88,10 @@ def _fit(arguments: argparse.Namespace) -> int:
     _say(f"fit: {arguments.estimator}, seed {arguments.seed}")
 
     from .estimation import fit
+    from .estimation.expected import expected_seconds, in_words
+
+    plan = (arguments.estimator, arguments.preset, arguments.members, arguments.epochs)
+    _say(f"  expected: about {in_words(expected_seconds(subject.mask, len(distinct), *plan, subject.voxel_size))}")
 
     untrained = arguments.estimator == "pinn" and arguments.preset == "default"
     if untrained and arguments.epochs is not None:
@@ -182,6 +186,17 @@ def _constants(given: Sequence[str]) -> dict[str, float]:
     return values
 
 
+def _dispersion(text: str | None) -> dict[str, float]:
+    """The constants of --dispersion SHARPNESS,PEAK."""
+    if text is None:
+        return {}
+    try:
+        sharpness, peak = (float(number) for number in text.split(","))
+    except ValueError:
+        raise InputError(f"--dispersion {text}: expected SHARPNESS,PEAK in 1/s and s, for example 7.4,0.15") from None
+    return {"dispersion_sharpness": sharpness, "dispersion_time_to_peak": peak}
+
+
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
@@ -192,6 +207,7 @@ class ProgressReport:
     def __init__(self) -> None:
         self.bar: Any = None
         self.tenth = -1
+        self.begun = time.perf_counter()
 
     def __enter__(self) -> ProgressReport:
         return self
@@ -205,7 +221,7 @@ class ProgressReport:
         if not sys.stderr.isatty():
             tenth = 10 * done // max(total, 1)
             if tenth > self.tenth:
-                _say(f"  {10 * tenth:3d} % {message}")
+                _say(f"  {10 * tenth:3d} % {message}{self._left(done, total)}")
             self.tenth = tenth
             return
         if self.bar is None or self.bar.total != total:
@@ -216,6 +232,13 @@ class ProgressReport:
             self.bar = tqdm(total=total, file=sys.stderr, leave=False)
         self.bar.set_description_str(message, refresh=False)
         self.bar.update(done - self.bar.n)
+
+
+    def _left(self, done: int, total: int) -> str:
+        """Time left in words, where it is long enough to be told."""
+        passed = time.perf_counter() - self.begun
+        left = passed * (total - done) / max(done, 1)
+        return f", about {left:.0f} s left" if passed > 2 and left > 5 else ""
 
 
 def _positive(text: str) -> int:
@@ -294,7 +317,8 @@ def _add_motion(command: argparse.ArgumentParser) -> None:
         "--motion",
         choices=("auto", "on", "off"),
         default="auto",
-        help="rigid motion of raw volumes (auto: corrected where the head moves by 0.2 mm or more)",
+        help="rigid motion of raw volumes (auto: corrected where what is subtracted lies 0.2 mm apart or more, or the "
+        "session drifts by a quarter of a voxel)",
     )
 
 
@@ -311,6 +335,11 @@ def _add_fit(commands: Any) -> None:
     command.add_argument("--engine", choices=("auto", "torch", "fused", "tinycudann"), default="auto")
     command.add_argument(
         "--arterial", choices=("auto", "on", "off"), help="preset default: macrovascular signal (auto: by evidence)"
+    )
+    command.add_argument(
+        "--dispersion",
+        metavar="S,P",
+        help="nlls, smoothed, networks: a bolus spread by a gamma kernel of sharpness S per s that peaks at P s",
     )
     command.add_argument("--vb-start", choices=("grid", "prior"), help="vb, svb: an ATT grid, or BASIL's single start")
 

@@ -262,6 +262,7 @@ def _common(subject: Subject, estimate: Estimate, out: Path) -> dict[str, Any]:
 def constants_table(constants: Constants) -> dict[str, Any]:
     """Every constant of the model, with the unit in its name's value."""
     units = {"t1_blood": "s", "t1_tissue": "s", "partition_coefficient": "ml/g"}
+    units |= {"dispersion_sharpness": "1/s", "dispersion_time_to_peak": "s"}
     table = {name: {"Value": value, "Units": units.get(name, "1")} for name, value in asdict(constants).items()}
     return table | {"effective_labeling_efficiency": {"Value": constants.efficiency, "Units": "1"}}
 

@@ -25,6 +25,8 @@ ESTIMATORS: dict[str, str] = {
     "basil": "basil:fit_basil",
 }
 PRESETS = ("default", "network", "paper")
+#: Estimators whose model has the gamma kernel of dispersion; "pinn" has it where it trains networks.
+DISPERSING = ("closed-form", "nlls", "smoothed")
 
 __all__ = ["ESTIMATORS", "PRESETS", "Estimate", "FitConfig", "Problem", "Request", "fit", "prepare"]
 
@@ -93,6 +95,12 @@ def fit(
     if preset not in PRESETS:
         raise InputError(f"preset is {preset!r}; expected one of {', '.join(PRESETS)}")
     _check_options(estimator, function, options)
+    trains = estimator == "pinn" and preset != "default"
+    if acquisition.constants.disperses and estimator not in DISPERSING and not trains:
+        raise InputError(
+            f"dispersion_sharpness is {acquisition.constants.dispersion_sharpness:g}, and estimator {estimator!r} "
+            f"({preset}) has no dispersion; expected {', '.join(DISPERSING)}, or pinn with preset network"
+        )
     problem = prepare(series, mask, acquisition)
     sizes = tuple(float(size) for size in voxel_size)
     if len(sizes) != 3 or not all(0 < size < 1000 for size in sizes):

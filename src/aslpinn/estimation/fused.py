@@ -27,6 +27,8 @@ def unsupported(data: TrainingData, config: FitConfig) -> str:
     """Why this engine cannot do what the config asks, or an empty string."""
     if data.signal.device.type != "cpu" or data.signal.dtype != torch.float32:
         return f"the series is {data.signal.dtype} on {data.signal.device.type}, not float32 on the CPU"
+    if data.constants.disperses:
+        return "the bolus is dispersed, and the compiled step has Buxton's solution only"
     if config.activation != "sine":
         return f"the activation is {config.activation}, not sine"
     times = data.signal.shape[1] + (config.collocation if config.objective != "closed-form" else 0)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..physics import ATT_BOUNDS, CBF_BOUNDS, CBF_PER_FLOW, Acquisition, delta_m
 from .estimate import Estimate
-from .grid import gauss_newton_sd, grid_search
+from .grid import fit_grid, gauss_newton_sd, grid_search
 from .parallel import over_voxels
 from .problem import Floats, Problem, Request
 
@@ -68,6 +68,8 @@ def fit_nlls(
     grid_step : float
         Spacing in s of the ATT grid that gives the start.
 
+    With dispersion (`Constants.dispersion_sharpness`) it is the plain least squares of `grid.fit_grid` instead.
+
     Raises
     ------
     InputError
@@ -79,6 +81,8 @@ def fit_nlls(
         )
     from . import nlls_kernels as kernels
 
+    if problem.acquisition.constants.disperses:  # the compiled loop has Buxton's solution only
+        return fit_grid(problem, request)
     began = time.perf_counter()
     n = problem.voxels.shape[0]
     request.report(0, 1, f"least squares in {n} voxels")

@@ -41,6 +41,10 @@ class Constants:
     suppression_pulses : int
         Background-suppression pulses between labeling and readout; each multiplies the
         efficiency by 0.95.
+    dispersion_sharpness, dispersion_time_to_peak : float
+        Gamma kernel that spreads the bolus on its way to the tissue (Chappell et al. 2013, doi:10.1002/mrm.24260): its
+        sharpness s in 1/s, 2 or more, and the time p in s at which it peaks. Its mean delay is p + 1/s. Sharpness 0 is
+        no dispersion.
     """
 
     t1_blood: float = 1.65
@@ -48,6 +52,8 @@ class Constants:
     partition_coefficient: float = 0.9
     labeling_efficiency: float = 0.85
     suppression_pulses: int = 0
+    dispersion_sharpness: float = 0.0
+    dispersion_time_to_peak: float = 0.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -55,10 +61,21 @@ class Constants:
             if field.name == "suppression_pulses":
                 if value < 0:
                     raise ValueError(f"suppression_pulses is {value}; expected 0 or more")
-            elif not 0 < value < 10:
+            elif not field.name.startswith("dispersion") and not 0 < value < 10:
                 raise ValueError(f"{field.name} is {value}; expected a positive number below 10 (s, ml/g or a share)")
         if self.labeling_efficiency > 1:
             raise ValueError(f"labeling_efficiency is {self.labeling_efficiency}; expected a share, at most 1")
+        if self.dispersion_sharpness != 0 and not 2 <= self.dispersion_sharpness <= 1e4:
+            raise ValueError(f"dispersion_sharpness is {self.dispersion_sharpness}; expected 2 to 10000 per s, or 0")
+        if not 0 <= self.dispersion_time_to_peak <= 2:
+            raise ValueError(f"dispersion_time_to_peak is {self.dispersion_time_to_peak}; expected 0 to 2 s")
+        if self.dispersion_time_to_peak and not self.dispersion_sharpness:
+            raise ValueError(f"dispersion_time_to_peak is {self.dispersion_time_to_peak}, dispersion_sharpness is 0")
+
+    @property
+    def disperses(self) -> bool:
+        """Whether the bolus is spread by a gamma kernel."""
+        return self.dispersion_sharpness > 0
 
     @property
     def efficiency(self) -> float:

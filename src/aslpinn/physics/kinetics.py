@@ -10,6 +10,9 @@ M0b = M0t / lambda)::
          = K (1 - exp(-(t - att)/T1'))                                   att < t < att + tau
          = K (1 - exp(-tau/T1')) exp(-(t - att - tau)/T1')               att + tau <= t
     K    = 2 alpha f T1' exp(-att/T1b)
+
+With dispersion (`Constants.dispersion_sharpness`) the bolus is convolved with a gamma kernel on its way (Chappell et
+al. 2013, doi:10.1002/mrm.24260), and S(t) = K (G(t - att) - G(t - att - tau)), see `_arrived`.
 """
 
 from __future__ import annotations
@@ -48,6 +51,35 @@ def apparent_t1(cbf: Array, constants: Constants = DEFAULT) -> Array:
     return 1.0 / (1.0 / constants.t1_tissue + flow / constants.partition_coefficient)
 
 
+def _gamma_share(shape: float, x: Array) -> Array:
+    """Regularized lower incomplete gamma function of x, 0 where x is negative."""
+    if _is_torch(x):
+        import torch
+
+        x = torch.clamp_min(x, 0.0)
+        return torch.special.gammainc(torch.full_like(x, shape), x)
+    from scipy.special import gammainc
+
+    x = np.maximum(x, 0.0)
+    return gammainc(np.asarray(shape, dtype=x.dtype), x)
+
+
+def _arrived(since: Array, t1: Array, constants: Constants) -> tuple[Array, Array]:
+    """Dispersed step: share of label that has come in `since` s after arrival, and G, what of it is left in the tissue.
+
+    The share is the gamma distribution P(k, s x) of the kernel s^k x^(k-1) exp(-s x) / Gamma(k), k = 1 + s p (s the
+    sharpness, p the time to peak); G is its convolution with exp(-x/T1') / T1', by parts
+    G(x) = P(k, s x) - (s / (s - R))^k exp(-R x) P(k, (s - R) x) with R = 1/T1'.
+    """
+    exp, clip, _ = _ops(since, t1)
+    s = constants.dispersion_sharpness
+    shape = 1.0 + s * constants.dispersion_time_to_peak
+    x = clip(since, 0.0, None)
+    slower = s - 1.0 / t1
+    share = _gamma_share(shape, s * x)
+    return share, share - (s / slower) ** shape * exp(-x / t1) * _gamma_share(shape, slower * x)
+
+
 def _amplitude(cbf: Array, att: Array, t1_apparent: Array, constants: Constants, exp: Any) -> Array:
     """K of the module's formula: the signal that an endless bolus would reach, as a fraction of M0b."""
     flow = cbf / CBF_PER_FLOW
@@ -72,6 +104,9 @@ def delta_m(
     exp, clip, _ = _ops(cbf, att, pld, tau)
     t1 = apparent_t1(cbf, constants) if t1_apparent is None else t1_apparent
     since_arrival = pld + tau - att
+    if constants.disperses:
+        stored = _arrived(since_arrival, t1, constants)[1] - _arrived(since_arrival - tau, t1, constants)[1]
+        return _amplitude(cbf, att, t1, constants, exp) * stored
     inflow = clip(since_arrival, 0.0, tau)  # time for which label has come in
     outflow = clip(since_arrival - tau, 0.0, None)  # time since its end arrived
     return _amplitude(cbf, att, t1, constants, exp) * (1.0 - exp(-inflow / t1)) * exp(-outflow / t1)
@@ -118,6 +153,9 @@ def delta_m_ode(
     amplitude = _amplitude(cbf, att, t1, constants, exp)
     since_arrival = pld + tau - att
     since_end = since_arrival - tau
+    if constants.disperses:
+        coming, (ended, left) = _arrived(since_arrival, t1, constants)[0], _arrived(since_end, t1, constants)
+        return amplitude / t1 * (coming - ended + tau_slope * (ended - left)) - signal / t1
     arriving = where((since_arrival > 0) & (since_end <= 0), amplitude / t1, 0.0 * amplitude)
     outflow = exp(-clip(since_end, 0.0, None) / t1)
     lengthening = where(since_end > 0, amplitude / t1 * outflow * tau_slope, 0.0 * amplitude)
