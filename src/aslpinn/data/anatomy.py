@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..errors import InputError
+from .interpolation import sample
 from .volunteers import get_volunteer
 
 Float = NDArray[np.float32]
@@ -98,6 +99,13 @@ def _templates() -> tuple[Float, Float, Float, NDArray[np.float64]]:
     return t1 / t1.max(), gm / gm.max(), wm / wm.max(), images[0].affine
 
 
+@lru_cache(maxsize=1)
+def _stacked() -> Float:
+    """Brain, GM and WM of the template side by side, (X, Y, Z, 3)."""
+    t1, gm, wm, _ = _templates()
+    return np.stack([(t1 > 0).astype(np.float32), gm, wm], axis=-1)
+
+
 def smooth_field(points: Float, length: float, rng: np.random.Generator) -> Float:
     """A random field of mean 0 and SD 1, correlated over `length` mm, at points (..., 3) in mm.
 
@@ -107,8 +115,7 @@ def smooth_field(points: Float, length: float, rng: np.random.Generator) -> Floa
     shape = np.ceil((high - low) / step).astype(int) + 1
     field = ndimage.gaussian_filter(rng.standard_normal(shape), sigma=2.0, mode="wrap").astype(np.float32)
     field /= field.std()
-    where = np.moveaxis((points - low.astype(np.float32)) / np.float32(step), -1, 0)
-    return ndimage.map_coordinates(field, where, order=1, mode="nearest", output=np.float32)
+    return sample(field[..., None], points, np.full(3, 1 / step), -low / step, clamp=True)[..., 0]
 
 
 def _grid(voxel_size: tuple[float, float, float]) -> tuple[tuple[int, ...], NDArray[np.float64]]:
@@ -166,17 +173,12 @@ def build_anatomy(voxel_size: tuple[float, float, float] = (3.0, 3.0, 7.0), volu
         moved = [person.displacement * smooth_field(points, WARP_LENGTH, shift) for _ in range(3)]
         points = center + (points - center) / np.array(person.scale, dtype=np.float32) + np.stack(moved, axis=-1)
 
-    where = np.moveaxis((points - affine[:3, 3].astype(np.float32)) / np.diag(affine)[:3].astype(np.float32), -1, 0)
-
     def average(values: Float) -> Float:
         split = [size for pair in zip(shape, parts, strict=True) for size in pair]
         return values.reshape(*split, *values.shape[3:]).mean(axis=(1, 3, 5))
 
-    def sampled(template: Float) -> Float:
-        return average(ndimage.map_coordinates(template, where, order=1, mode="constant", output=np.float32))
-
-    t1, gm, wm, _ = _templates()
-    brain, gm, wm = sampled((t1 > 0).astype(np.float32)), sampled(gm), sampled(wm)
+    steps = np.diag(affine)[:3]
+    brain, gm, wm = np.moveaxis(average(sample(_stacked(), points, 1 / steps, -affine[:3, 3] / steps)), -1, 0).copy()
     mask = _one_piece(brain > 0.5)
     centers = average(points)
     territory, watershed, path = _memberships(centers.reshape(-1, 3))
