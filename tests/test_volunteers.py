@@ -75,5 +75,5 @@ def test_figures_have_a_symbol_a_volunteer(rows):
     panel = {
         name: tuple(volunteers.across(rows, name, "gm", value) for value in ("residual", "cbf_rmse")) for name in names
     }
-    drawn = figures.residual_against_error({"gray matter": panel}, 1.0, ("residual", "error"))
+    drawn = figures.residual_against_error({"gray matter": panel}, ("residual", "error"))
     assert [len(line.get_xdata()) for line in drawn.axes[0].lines[:2]] == [2, 2]

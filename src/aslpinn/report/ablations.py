@@ -170,12 +170,11 @@ def grid_search(case: Phantom, grid: Mapping[str, Sequence[Any]] | None = None, 
     It is judged as it would be without a truth: a tenth of the voxel-times are kept from the loss, and their error is
     minimized ("held_out", in noise SDs). The scores against the truth stand beside it. changes as in `run`.
     """
-    import optuna
-
+    optuna = _optuna()
     space = dict(grid or PAPER_GRID)
     rows: list[Row] = []
 
-    def trial_error(trial: optuna.Trial) -> float:
+    def trial_error(trial: Any) -> float:
         settings = {name: trial.suggest_categorical(name, values) for name, values in space.items()}
         estimate = fit_config(case, {**BASE, **changes, "held_out": 0.1, **settings})
         history = estimate.info["history"][0]
@@ -183,10 +182,20 @@ def grid_search(case: Phantom, grid: Mapping[str, Sequence[Any]] | None = None, 
         rows.append({**settings, "held_out": error, **score(case, estimate)})
         return float(error)
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.GridSampler(space, seed=0))
     study.optimize(trial_error, n_trials=int(np.prod([len(values) for values in space.values()])))
     return sorted(rows, key=lambda row: float(row["held_out"]))
+
+
+def _optuna() -> Any:
+    """Optuna, telling of warnings and errors only."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tqdm misses a widget that is not needed
+        import optuna
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
 
 
 def suggest(trial: Any, search: str) -> tuple[str, dict[str, Any]]:
@@ -234,13 +243,12 @@ def search_pointwise(
     on a slab of the phantom (`slab`). changes: fields of FitConfig for all trials, such as epochs=60. Stops after
     `seconds`. A trial whose loss is not finite has skill 0.
     """
-    import optuna
-
+    optuna = _optuna()
     rows: list[Row] = []
     cases = {name: slab(name, slices=slices) for name in ("te11", "te11-t1adjusted")}
     began = time.perf_counter()
 
-    def trial_skill(trial: optuna.Trial) -> float:
+    def trial_skill(trial: Any) -> float:
         protocol, settings = suggest(trial, search)
         if progress:
             best = max((row["skill"] for row in rows), default=0.0)
@@ -254,7 +262,6 @@ def search_pointwise(
             trial.study.stop()
         return float(scores["skill"])
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(5, trials // 5))
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.optimize(trial_skill, n_trials=trials)

@@ -53,9 +53,8 @@ def scores_table(rows: Sequence[Score], phantom: str = "healthy", region: str = 
     for tsnr in sorted({row.tsnr for row in here}, reverse=True):
         for name in dict.fromkeys(row.estimator for row in here):
             at: dict[str, object] = {"estimator": name, "tsnr": tsnr}
-            cells = [
-                cell(here, region=region, metric=f"{m}_{s}", **at) for m in ("cbf", "att") for s in ("pcc", "ssim")
-            ]
+            scores = [f"{key}_{kind}" for key in ("cbf", "att") for kind in ("pcc", "ssim")]
+            cells = [cell(here, at | {"region": region, "metric": metric}) for metric in scores]
             cells += [cell(here, at | {"region": t, "metric": "cbf_relative_bias"}, percent=True) for t in ("gm", "wm")]
             lines.append([tsnr, name, *cells, f"{seconds_of(here, name, tsnr):.1f}"])
     return markdown(header, lines)

@@ -21,15 +21,15 @@ VOLUNTEERS = 18
 REGIONS = ("gm", "wm")
 UNIT = 1e3  # residuals are stated in 1e-3 of M0b
 
-#: Row's name -> how it is fitted; all see one repeat of the protocol. "fine network" has the paper's encoding,
-#: trained on the closed form until it follows the noise.
+#: Row's name -> how it is fitted; all see one repeat of the protocol. "fine network" has the paper's encoding, trained
+#: on the closed form.
 METHODS: dict[str, Method] = {
     "VB, one start": Method("vb", {"vb_start": "prior"}),
     "VB, grid start": Method("vb"),
     "smoothed": Method("smoothed"),
     "fine network": Method(
         "closed-form",
-        {"levels": 16, "base": 16, "finest": 4096, "att_levels": 0, "epochs": 60, "batch": 1000},
+        {"levels": 16, "base": 16, "finest": 4096, "att_levels": 0, "epochs": 30, "batch": 1000},
     ),
     "default": Method("pinn"),
 }

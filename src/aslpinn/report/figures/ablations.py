@@ -67,7 +67,7 @@ def search(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, str], score
         spread = 0.18 * np.sin(np.arange(len(across)) * 2.4) if words else np.zeros(len(across))
         axes.plot(np.asarray(across) + spread, heights, "o", color=CATEGORICAL[0], markersize=3.5, alpha=0.5)
         if name in best:
-            at = names.index(str(best[name])) if words else float(best[name])
+            at = (np.asarray(across) + spread)[known.index(best)]
             axes.plot(at, float(best[score]), "o", color=CATEGORICAL[1], markersize=11, markerfacecolor="none")
         if words:
             axes.set_xticks(range(len(names)), names, fontsize=8.5)

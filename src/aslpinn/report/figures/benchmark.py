@@ -87,9 +87,9 @@ def method_dots(
 
 @styled
 def residual_against_error(
-    panels: Mapping[str, Mapping[str, tuple[Floats, Floats]]], noise: float, labels: tuple[str, str]
+    panels: Mapping[str, Mapping[str, tuple[Floats, Floats]]], labels: tuple[str, str], noise: float = 1.0
 ) -> Figure:
-    """Error against residual, a point a volunteer, a symbol a method, a panel a title; dashed: the SD of the noise.
+    """Error against residual, a point a volunteer, a symbol a method, a panel a title; dashed: the noise.
 
     panels: title -> method -> (residuals, errors), each (volunteers,); labels of the two axes with units.
     """
@@ -99,7 +99,7 @@ def residual_against_error(
             color, marker = _look(name, place)
             axes.plot(residual, error, marker, color=color, label=name, markersize=5, alpha=0.7, linestyle="none")
         axes.axvline(noise, color="0.3", linestyle="--", linewidth=1)
-        axes.set(title=title, xlabel=labels[0], xlim=(0, None), ylim=(0, None))
+        axes.set(title=title, xlabel=labels[0], ylim=(0, None))
     grid[0, 0].set_ylabel(labels[1])
     handles, names = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names)))
