@@ -51,7 +51,7 @@ def fake_study(out: Path, seconds: list[float]) -> None:
         maps = out / "derivatives" / "aslpinn" / key / "perf"
         maps.mkdir(parents=True)
         (maps / f"{key}_cbf.nii.gz").write_bytes(b"0" * 3000)
-        states[key] = {"state": "done", "seconds": value, "threads": 2, "peak_memory_mb": 700.0}
+        states[key] = {"state": "done", "seconds": value, "threads": 2, "cpu_seconds": 50.0, "peak_memory_mb": 700.0}
     states["sub-99"] = {"state": "failed", "seconds": 1000.0, "peak_memory_mb": None}
     (out / "study.json").write_text(json.dumps({"subjects": states}))
 
@@ -65,6 +65,7 @@ def test_needs_are_those_of_the_fitted_subjects(tmp_path):
     assert per["kept_files"] == 2
     table = plan_table(tmp_path, 1000, cores=100)
     assert "20.0 core-hours; 12 min on 100 cores" in table
+    assert "of which the processor worked 50 s" in table
     assert "700 MB at most: ask for 1500 MB" in table
     assert "0.00 GB in 2000 files" in table
 

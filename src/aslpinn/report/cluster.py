@@ -38,15 +38,12 @@ def measured(out: Path, record: dict[str, Any]) -> dict[str, float]:
         "subjects": count,
         "seconds": float(np.median([state["seconds"] for state in done])),
         "core_seconds": float(np.median([state["seconds"] * state.get("threads", 1) for state in done])),
+        "cpu_seconds": float(np.median([state.get("cpu_seconds") or np.nan for state in done])),
         "peak_memory_mb": float(max(state.get("peak_memory_mb") or 0.0 for state in done)),
         "kept_bytes": sum(size for size, _ in kept) / count,
         "kept_files": sum(files for _, files in kept) / count,
     }
-    site = (
-        _size(out / "site" / "subjects"),
-        _size(out / "site" / "_images"),
-        _size(out / "site" / "_sources" / "subjects"),
-    )
+    site = [_size(out / "site" / name) for name in ("subjects", "_images", "_sources/subjects", "maps")]
     if not (out / "site" / "notebooks").exists():  # with chapters the images are theirs too
         found |= {"site_bytes": sum(size for size, _ in site) / count, "site_files": sum(n for _, n in site) / count}
     return found
@@ -68,6 +65,11 @@ def plan_table(out: Path, count: int, cores: int = 100, record: dict[str, Any] |
         (
             "one subject",
             f"{per['seconds']:.0f} s on {threads:.0f} cores: {per['core_seconds']:.0f} core-seconds (median)",
+        ),
+        *(
+            [("", f"of which the processor worked {per['cpu_seconds']:.0f} s")]
+            if np.isfinite(per["cpu_seconds"])
+            else []
         ),
         ("its memory", f"{per['peak_memory_mb']:.0f} MB at most: ask for {_ask(per['peak_memory_mb'])} MB"),
         ("subjects", f"{count}"),
