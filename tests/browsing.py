@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 import shutil
+import subprocess
+import tarfile
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import unescape
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +42,50 @@ def chromium() -> Iterator[Any]:
         opened = started.chromium.launch(executable_path=program, headless=True, args=FLAGS)
         yield opened
         opened.close()
+
+
+#: The accessibility rules that pages are held to, from npm, and npm's own checksum of the package.
+AXE = "axe-core@4.14.1"
+AXE_INTEGRITY = "sha512-FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ=="
+_AXE_FILE = Path(__file__).resolve().parents[1] / "build" / "axe" / f"{AXE}.min.js"
+
+
+def axe_script() -> Path:
+    """axe-core, fetched by npm once and kept in build/axe; the test is skipped where it cannot be had."""
+    if _AXE_FILE.is_file():
+        return _AXE_FILE
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("no npm on this machine: axe-core, which checks accessibility, cannot be fetched")
+    with tempfile.TemporaryDirectory() as folder:
+        packed = subprocess.run([npm, "pack", AXE], cwd=folder, capture_output=True, text=True, timeout=120)
+        archives = list(Path(folder).glob("*.tgz"))
+        if packed.returncode != 0 or not archives:
+            pytest.skip(f"npm could not fetch {AXE}, which checks accessibility: {packed.stderr.strip()[-200:]}")
+        found = "sha512-" + base64.b64encode(hashlib.sha512(archives[0].read_bytes()).digest()).decode()
+        assert found == AXE_INTEGRITY, f"{AXE} is not what it was: {found}"
+        with tarfile.open(archives[0]) as archive:
+            source = archive.extractfile("package/axe.min.js")
+            assert source is not None
+            _AXE_FILE.parent.mkdir(parents=True, exist_ok=True)
+            _AXE_FILE.write_bytes(source.read())
+    return _AXE_FILE
+
+
+def violations(page: Any, rules: tuple[str, ...] = ()) -> list[str]:
+    """Serious and critical violations that axe-core finds on a page (it must have been added), one line each.
+
+    rules: only these; all by default. Mathematics is left to MathJax, which says its formulas in words of its own.
+    """
+    options = {"resultTypes": ["violations"], "runOnly": {"type": "rule", "values": list(rules)}} if rules else {}
+    found = page.evaluate(
+        """(options) => axe.run({ exclude: ["mjx-container"] }, options).then((result) => result.violations
+            .filter((rule) => ["serious", "critical"].includes(rule.impact))
+            .flatMap((rule) => rule.nodes.slice(0, 3).map((node) => `${rule.id}: ${node.target.join(" ")} `
+                + node.failureSummary.split("\\n").slice(1).join("; ").trim())))""",
+        options,
+    )
+    return [str(line) for line in found]
 
 
 def complaints(page: Any) -> list[str]:
@@ -79,3 +131,8 @@ _DRAWN = """() => {
     window.drawn = (root) => [...document.querySelector(root).querySelectorAll("svg, tbody, canvas[aria-label]")]
         .map((node) => node.tagName === "CANVAS" ? node.getAttribute("aria-label") : node.outerHTML).join();
 }"""
+
+
+def without_tags(text: str) -> str:
+    """What a reader sees of HTML."""
+    return unescape(re.sub(r"<[^>]+>", "", text))

@@ -24,6 +24,13 @@
     return window.niivue.NVImage.loadFromBase64({ base64, name: `${name}.nii.gz`, colormap: map, cal_min: low, cal_max: high, opacity });
   }
 
+  /** Links to the maps themselves, which lie beside the script. */
+  function files(root, names) {
+    const folder = root.dataset.source.replace(/[^/]*$/, "");
+    const list = element("ul", {}, ...names.map((name) => element("li", {}, element("a", { href: folder + name, download: "" }, name.split("/").slice(1).join(": ")))));
+    root.querySelector(".widget-body").append(element("details", { class: "widget-files" }, element("summary", {}, "The maps as NIfTI files"), list));
+  }
+
   async function fill(root, data) {
     const { Niivue } = window.niivue;
     const canvas = element("canvas", { class: "widget-volume", role: "img", tabindex: "-1" });
@@ -57,6 +64,7 @@
     offer();
     await show();
     arrange();
+    if (data.files.length) files(root, data.files);
     root.dataset.ready = "yes";
 
     function offer() {
@@ -138,6 +146,7 @@
     const seen = new IntersectionObserver((entries) => {
       if (entries.some((entry) => entry.isIntersecting)) { seen.disconnect(); begin(); }
     }, { rootMargin: "200px" });
+    root.dataset.ready = "loading";
     seen.observe(root);
     return false;
   });

@@ -111,6 +111,14 @@ def failed_page(task: Task, state: dict[str, Any]) -> str:
     ).replace(": not fitted", ": not fitted" if task.kind == "subject" else ": failed")
 
 
+def prose_notebook(text: str) -> str:
+    """A notebook of one markdown cell."""
+    cell = {"cell_type": "markdown", "id": "prose", "metadata": {}, "source": text}
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    node = {"cells": [cell], "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    return json.dumps(node, indent=1, ensure_ascii=False) + "\n"
+
+
 def subjects_page(record: dict[str, Any]) -> str:
     """The table of all subjects, with a link to the page of each."""
     subjects = record["subjects"]

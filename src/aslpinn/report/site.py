@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from . import launch
 from .cluster import plan_table
-from .pages import failed_page, labels_of, reader_copy, study_tables, subjects_page, without_links
+from .pages import failed_page, labels_of, prose_notebook, reader_copy, study_tables, subjects_page, without_links
 from .settings import schema_table
 from .tasks import Task, file_digest
 from .viewer import sources, write_viewer
@@ -131,7 +133,7 @@ class Pages(Mapping[str, bytes]):
 def stage(project: Path, tasks: Sequence[Task], record: dict[str, Any]) -> Pages:
     """Every file that jupyter-book gets, by its path."""
     pages = Pages()
-    pages["_config.yml"] = (project / "_config.yml").read_bytes()
+    pages["_config.yml"] = launch.configured((project / "_config.yml").read_bytes(), launch.repository(project))
     fill: dict[str, Callable[[dict[str, Any]], str]] = {
         _TABLE_MARK: study_tables,
         _SCHEMA_MARK: lambda _: schema_table(),
@@ -152,13 +154,18 @@ def stage(project: Path, tasks: Sequence[Task], record: dict[str, Any]) -> Pages
         if state["state"] == "done":
             pages.add_report(f"{name}.ipynb", task.report, task.key if task.kind == "subject" else "", orphan)
         else:
-            pages[f"{name}.md"] = ("---\norphan: true\n---\n" * orphan + failed_page(task, state)).encode()
+            text = failed_page(task, state)
+            if task.kind == "chapter":  # as a notebook: _config.yml leaves out the chapters' sources, notebooks/*.md
+                pages[f"{name}.ipynb"] = prose_notebook(text).encode()
+            else:
+                pages[f"{name}.md"] = ("---\norphan: true\n---\n" * orphan + text).encode()
     if record["subjects"]:
         pages["subjects/index.md"] = subjects_page(record).encode()
-    staged, executed = pages.staged, set(pages)
+    staged = pages.staged
+    executed = {key for key, state in record["chapters"].items() if state["state"] == "done"}
     for chapter in chapters_of(project):
         source = project / "notebooks" / f"{chapter}.md"
-        if f"notebooks/{chapter}.ipynb" not in executed and source.is_file():
+        if chapter not in executed and source.is_file():
             pages.lost |= labels_of(source.read_text(encoding="utf-8"))
     for name, content in pages.texts():
         pages[name] = without_links(content.decode(), name, staged, pages.lost).encode()
@@ -211,7 +218,7 @@ def _jupyter_book(folder: Path, log: Path) -> bool:
     log.write_text(run.stdout, encoding="utf-8")
     if run.returncode == 0:
         return True
-    told = [line for line in run.stdout.splitlines() if "WARNING" in line or "ERROR" in line or "rror:" in line]
+    told = [line for line in run.stdout.splitlines() if re.search(r"WARNING|ERROR|CRITICAL|rror:", line)]
     print("\n".join(told[:20]), file=sys.stderr)
     return False
 

@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 
 from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.config import Config
 from sphinx.util.docutils import SphinxDirective
 
 #: What each moving figure is, for those who do not see it.
@@ -28,7 +27,6 @@ WIDGETS = {
     "maps": "Moving figure: the maps of this subject in three dimensions, with a choice of the estimator",
 }
 NOTE = "This figure moves in the built book, where the browser allows scripts."
-_LAZY = ("widgets/", "vendor/")  # folders of book/_static that only some pages need
 
 
 class Widget(SphinxDirective):
@@ -60,12 +58,6 @@ class Widget(SphinxDirective):
         ]
 
 
-def only_where_needed(app: Sphinx, config: Config) -> None:
-    """Take the scripts of moving figures off the list of those that Jupyter Book puts on every page."""
-    for name in ("html_js_files", "html_css_files"):
-        setattr(config, name, [file for file in getattr(config, name) if not str(file).startswith(_LAZY)])
-
-
 def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
     """Put the scripts of a page's moving figures on that page."""
     names = sorted(set(re.findall(r'data-widget="([a-z-]+)"', context.get("body") or "")) & set(WIDGETS))
@@ -78,6 +70,5 @@ def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict[str
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension."""
     app.add_directive("widget", Widget)
-    app.connect("config-inited", only_where_needed, priority=900)
     app.connect("html-page-context", add_scripts)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -112,7 +112,7 @@ def small_copy(path: Path, quantity: Quantity, factor: float = 1.0) -> bytes:
     codes = 8 + np.round((np.maximum(np.where(inside, values, quantity.low), quantity.low) - quantity.low) / step)
     copy = nib.Nifti1Image(np.where(inside, np.minimum(codes, 32767), 0).astype(np.int16), image.affine)
     copy.header.set_slope_inter(step, quantity.low - 8 * step)
-    return gzip.compress(copy.to_bytes(), mtime=0)
+    return gzip.compress(copy.to_bytes(), compresslevel=6, mtime=0)
 
 
 def _ending(name: str) -> str:
