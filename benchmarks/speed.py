@@ -1,16 +1,17 @@
-"""Measure time and peak memory of every estimator and of one training step, on this machine, in one run.
+"""Time and memory of every estimator as whole processes, and of one training step, on this machine, in one run.
 
-    python benchmarks/speed.py [--quick] [--only steps|phantom|voxels|delays|levels|threads] [--out FILE]
+    python benchmarks/speed.py [--quick] [--only steps phantom voxels delays levels threads] [--out FILE]
 
-Columns (default build/benchmarks/speed.csv): case, estimator, voxels, delays, levels, threads, seconds, peak_mb.
-Cases whose name starts with "step" are seconds of one training step inside a running process, the smallest of many; all
-others are whole processes, import and reading included, the smaller of two. Empty cells do not apply.
+Writes FILE (default build/benchmarks/speed.csv) with the columns case, estimator, voxels, delays, levels, threads,
+seconds, peak_mb, log-log plots with fitted exponents beside it, and says which of the promised ratios are kept (exit
+code 1 where one is not). Cases whose name starts with "step" are seconds of one training step inside a running
+process, the smallest of many; all others are whole processes, import, reading and writing included, the smaller of two
+on the phantom. Empty cells do not apply.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -21,38 +22,33 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from aslpinn.report import speed
+from aslpinn.report.speed import MILLION, PHANTOM_VOXELS, Row
+from aslpinn.report.steps import Steps
 
 ROOT = Path(__file__).resolve().parents[1]
-COLUMNS = ("case", "estimator", "voxels", "delays", "levels", "threads", "seconds", "peak_mb")
 ESTIMATORS = ("pinn", "closed-form", "nlls", "vb", "svb", "smoothed")
-Row = dict[str, Any]
 
-#: Run in a process of its own: a command of aslpinn, or a fit to a smooth series; prints the peak memory in kB.
+#: Run in a process of its own: a command of aslpinn, the plain grid fit of a file, or a fit to a synthetic series;
+#: prints the peak memory in kB.
 CHILD = """
 import json, resource, sys
 task = json.loads(sys.argv[1])
+code = 0
 if "command" in task:
     from aslpinn.cli import main
     code = main(task["command"])
+elif "grid" in task:
+    from aslpinn import fit, load_subject
+    from aslpinn.data import write_estimate
+    subject = load_subject(task["grid"])
+    estimate = fit(subject.series, subject.mask, subject.acquisition, estimator="smoothed", kernel=0.0)
+    write_estimate(subject, estimate, task["out"])
 else:
-    import numpy as np
-    from aslpinn import Acquisition, fit
-    from aslpinn.physics import delta_m
-    side = round(task["voxels"] ** (1 / 3))
-    shape = (side, side, -(-task["voxels"] // side**2))
-    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in shape), indexing="ij")
-    pld = np.linspace(0.05, 3.4, task["delays"])
-    timing = Acquisition(np.full(pld.size, 3.35 / max(1, pld.size - 1)), pld)
-    cbf, att = 45 + 20 * np.sin(2 * x) * np.cos(2 * y), 1.2 + 0.3 * y + 0.1 * z
-    series = np.empty((*shape, pld.size), np.float32)
-    noise = np.random.default_rng(0)
-    for k, (delay, tau) in enumerate(zip(pld, timing.labeling_duration)):
-        series[..., k] = delta_m(cbf, att, delay, tau) + 1e-3 * noise.standard_normal(shape, np.float32)
-    mask = np.zeros(shape, bool)
-    mask.reshape(-1)[: task["voxels"]] = True
+    from aslpinn import fit
+    from aslpinn.report.speed import synthetic
+    series, mask, timing = synthetic(task["voxels"], task["delays"])
     fit(series, mask, timing, voxel_size=(3.0, 3.0, 3.0), **task["options"])
-    code = 0
 print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
 sys.exit(code)
 """
@@ -72,91 +68,6 @@ def process(task: dict[str, Any], threads: int | None = None, limit: float = 360
         raise RuntimeError(" / ".join(lines[-2:]))
     unit = 1024.0**2 if sys.platform == "darwin" else 1024.0  # ru_maxrss is in bytes there, in kB elsewhere
     return seconds, float(lines[-1].split()[1]) / unit
-
-
-class Steps:
-    """One training step of the paper preset on random voxels, by four ways of computing the same gradients."""
-
-    def __init__(self, levels: int = 16, delays: int = 11, batch: int = 1000, objective: str = "pointwise") -> None:
-        import torch
-
-        from aslpinn import Acquisition
-        from aslpinn.estimation.config import PRESETS
-        from aslpinn.estimation.fitting import AutogradTrainer, Fields, training_data
-        from aslpinn.estimation.fused import FusedTrainer
-        from aslpinn.estimation.problem import Request, prepare
-        from aslpinn.physics import delta_m
-
-        self.torch = torch
-        tau = 3.6 / delays
-        timing = Acquisition(np.full(delays, tau), 0.049 + tau * np.arange(delays - 1, -1, -1))
-        x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in (60, 72, 20)), indexing="ij")
-        mask = x**2 + y**2 + z**2 < 0.75
-        cbf, att = 45 + 20 * np.sin(2 * x) * np.cos(2 * y), 1.2 + 0.3 * y + 0.1 * z
-        series = delta_m(cbf[..., None], att[..., None], timing.post_labeling_delay, tau).astype(np.float32)
-        config = PRESETS["paper"].with_overrides(levels=levels, batch=batch, objective=objective)
-        data = training_data(prepare(series, mask, timing), Request(), config)
-        self.config, self.data, self.voxels = config, data, int(mask.sum())
-        self.generator = torch.Generator().manual_seed(0)
-        ways: dict[str, Callable[[Any], object]] = {}
-        for name, engine, trainer in (
-            ("torch", "torch", AutogradTrainer),
-            ("torch, compiled encoding", "fused", AutogradTrainer),
-            ("fused", "fused", FusedTrainer),
-        ):
-            fields = Fields(config, 0, engine)
-            trained = trainer(fields, fields.precompute(data.positions), data, config)
-            ways[name] = lambda subset, trained=trained: trained.step(subset, 1e-3, self.generator)
-        if objective == "pointwise":
-            ways = {"naive": self._naive(Fields(config, 0, "torch")), **ways}
-        self.ways = ways
-
-    def _naive(self, fields: Any) -> Callable[[Any], object]:
-        """Everything through autograd: a voxel encoded at each of its times, d/dt by a second pass, plain AdamW."""
-        torch, data, config = self.torch, self.data, self.config
-        from aslpinn.estimation import objectives
-
-        encoding = fields.parameter_field.encoding
-        index = encoding.precompute(data.positions)
-        optimizer = torch.optim.AdamW(fields.parameters(), lr=config.lr)
-
-        def codes(points: Any) -> Any:
-            rows, weights = index.rows[points].long(), index.weights[points]
-            bags = torch.nn.functional.embedding_bag(
-                rows.flatten(0, 1), encoding.table, per_sample_weights=weights.flatten(0, 1), mode="sum"
-            )
-            return bags.view(len(points), -1)
-
-        def step(subset: Any) -> float:
-            optimizer.zero_grad()
-            times = data.durations.collocated(data.pld, len(subset), config.collocation, self.generator)
-            t = times.t.clone().requires_grad_()
-            samples = codes(subset.repeat_interleave(t.shape[1]))
-            fitted = fields.signal_field.network(torch.cat([samples, t.reshape(-1, 1)], dim=1)).view_as(t)
-            (rate,) = torch.autograd.grad(fitted.sum(), t, create_graph=True)
-            cbf, att = fields.parameter_field(codes(subset))
-            losses = objectives.pointwise(
-                data.signal[subset], data.weight, fitted, rate, cbf, att, times, data.constants, data.scale
-            )
-            losses["total"].backward()
-            optimizer.step()
-            return float(losses["total"].detach())
-
-        return step
-
-    def seconds(self, rounds: int, names: tuple[str, ...] | None = None) -> dict[str, float]:
-        """Smallest time of each way over `rounds` steps, taken in turns so that all see the same machine."""
-        best: dict[str, float] = {}
-        for turn in range(rounds + 1):
-            subset = self.torch.randperm(self.voxels, generator=self.generator)[: self.config.batch]
-            for name, way in self.ways.items():
-                if names is not None and name not in names:
-                    continue
-                began = time.perf_counter()
-                way(subset)
-                if turn:  # the first compiles
-                    best[name] = min(best.get(name, np.inf), time.perf_counter() - began)
-        return best
 
 
 def step_rows(
@@ -207,70 +118,100 @@ def whole(case: str, task: dict[str, Any], row: Row, repeats: int, threads: int 
 
 
 def measure_phantom(quick: bool, cores: int) -> Iterator[Row]:
-    """`aslpinn fit` on a virtual subject of the book (29,804 voxels, 11 volumes), every estimator."""
+    """`aslpinn fit` on a virtual subject of the book (29,804 voxels, 11 volumes), and the plain grid fit of it."""
     with tempfile.TemporaryDirectory() as folder:
         process({"command": ["simulate", folder, "--subjects", "1"]})
-        series = next(Path(folder).rglob("*_asl.nii*"))
-        for name in ESTIMATORS:
-            command = ["fit", str(series), "--out", f"{folder}/out-{name}", "--estimator", name]
-            shape = {"estimator": name, "voxels": 29804, "delays": 11, "threads": cores}
-            row = whole("phantom", {"command": command}, shape, 1 if quick else 2)
+        series = str(next(Path(folder).rglob("*_asl.nii*")))
+        tasks: dict[str, dict[str, Any]] = {"grid": {"grid": series, "out": f"{folder}/out-grid"}}
+        for name in ("pinn", "smoothed") if quick else ESTIMATORS:
+            tasks[name] = {"command": ["fit", series, "--out", f"{folder}/out-{name}", "--estimator", name]}
+        for threads in sorted({cores} if quick else {1, cores}):
+            for name, task in tasks.items():
+                shape = {"estimator": name, "voxels": PHANTOM_VOXELS, "delays": 11, "threads": threads}
+                row = whole("phantom", task, shape, 1 if quick else 2, threads)
+                if row:
+                    yield row
+        if not quick:
+            command = ["fit", series, "--out", f"{folder}/out-paper", "--preset", "paper", "--epochs", "2"]
+            shape = {"estimator": "paper", "voxels": PHANTOM_VOXELS, "delays": 11, "threads": cores}
+            row = whole("phantom, paper preset, 2 epochs", {"command": command}, shape, 1, cores)
             if row:
                 yield row
-        yield from _paper_preset(str(series), folder, cores)
-
-
-def _paper_preset(series: str, folder: str, cores: int) -> Iterator[Row]:
-    command = ["fit", series, "--out", f"{folder}/out-paper", "--preset", "paper", "--epochs", "2"]
-    row = whole("phantom, paper preset, 2 epochs", {"command": command}, {"estimator": "pinn", "threads": cores}, 1)
-    if row:
-        yield row
 
 
 def measure_sweep(what: str, quick: bool, cores: int, limit: float) -> Iterator[Row]:
-    """Whole fits to smooth series against the number of voxels or of delays; an estimator stops above `limit` s."""
-    voxels = [1000, 4000] if quick else [1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
+    """Whole fits to synthetic series against voxels or delays; all but the default stop above `limit` s."""
+    voxels = [1000, 4000] if quick else [1000, 3000, 10_000, PHANTOM_VOXELS, 100_000, 300_000, MILLION]
     sizes = [(n, 11) for n in voxels]
     if what == "delays":
         sizes = [(4000 if quick else 10_000, d) for d in ((6, 11) if quick else (3, 6, 11, 24, 48))]
-    for name in ESTIMATORS:
+    tasks: dict[str, dict[str, Any]] = {name: {"estimator": name} for name in ESTIMATORS}
+    tasks["grid"] = {"estimator": "smoothed", "kernel": 0.0}
+    for name, options in tasks.items():
         for n, delays in sizes:
-            task = {"voxels": n, "delays": delays, "options": {"estimator": name}}
-            row = whole(what, task, {"estimator": name, "voxels": n, "delays": delays, "threads": cores}, 1)
+            task = {"voxels": n, "delays": delays, "options": options}
+            shape = {"estimator": name, "voxels": n, "delays": delays, "threads": cores}
+            row = whole(what, task, shape, 1, cores)
             if row:
                 yield row
-            if row is None or row["seconds"] > limit:
+            if row is None or (row["seconds"] > limit and name != "pinn"):
                 break
 
 
+def draw(rows: list[Row], folder: Path) -> None:
+    """Log-log plots with fitted exponents of whatever the rows hold, as PNG files beside the CSV."""
+    from aslpinn.report import figures
+
+    for case, against, label in (
+        ("voxels", "voxels", "voxels"),
+        ("delays", "delays", "delays"),
+        ("step by levels", "levels", "levels of the encoding"),
+        ("step by delays", "delays", "delays"),
+        ("step by threads", "threads", "threads"),
+    ):
+        panels = {(label, "seconds"): speed.curves(rows, case, against)}
+        if memory := speed.curves(rows, case, against, "peak_mb"):
+            panels[(label, "peak memory (MB)")] = memory
+        if any(len(sizes) > 1 for found in panels.values() for sizes, _ in found.values()):
+            figures.scaling(panels).savefig(folder / f"speed-{case.replace(' ', '-')}.png")
+
+
+def measured(arguments: argparse.Namespace, cores: int) -> Iterator[Row]:
+    """Rows of all the measurements asked for."""
+    quick, limit = arguments.quick, arguments.limit
+    measurements: dict[str, Callable[[], Iterator[Row]]] = {
+        "steps": lambda: measure_steps(quick, cores),
+        "phantom": lambda: measure_phantom(quick, cores),
+        "voxels": lambda: measure_sweep("voxels", quick, cores, limit),
+        "delays": lambda: measure_sweep("delays", quick, cores, limit),
+        "levels": lambda: measure_levels(quick, cores),
+        "threads": lambda: measure_threads(quick, cores),
+    }
+    for name, rows in measurements.items():
+        if not arguments.only or name in arguments.only:
+            yield from rows()
+
+
 def main() -> int:
-    """Run the measurements and write the CSV row by row, so that an interrupted run leaves what it has."""
+    """Measure, write the CSV row by row, draw it, and hold it to the limits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, one run each")
-    parser.add_argument("--only", choices=("steps", "phantom", "voxels", "delays", "levels", "threads"))
+    parser.add_argument("--only", nargs="+", choices=("steps", "phantom", "voxels", "delays", "levels", "threads"))
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "benchmarks" / "speed.csv")
-    parser.add_argument("--limit", type=float, default=300.0, metavar="S", help="no larger size after so many seconds")
+    parser.add_argument("--limit", type=float, default=60.0, metavar="S", help="no larger size after so many seconds")
     arguments = parser.parse_args()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    measurements: dict[str, Callable[[], Iterator[Row]]] = {
-        "steps": lambda: measure_steps(arguments.quick, cores),
-        "levels": lambda: measure_levels(arguments.quick, cores),
-        "threads": lambda: measure_threads(arguments.quick, cores),
-        "phantom": lambda: measure_phantom(arguments.quick, cores),
-        "voxels": lambda: measure_sweep("voxels", arguments.quick, cores, arguments.limit),
-        "delays": lambda: measure_sweep("delays", arguments.quick, cores, arguments.limit),
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        for name, rows in measurements.items():
-            if arguments.only in (None, name):
-                for row in rows():
-                    writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-                    file.flush()
-                    print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else str(v) for k, v in row.items()))
-    return 0
+
+    def tell(row: Row) -> None:
+        print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else str(v) for k, v in row.items()), flush=True)
+
+    rows = speed.write_rows(arguments.out, measured(arguments, cores), tell)
+    draw(rows, arguments.out.parent)
+    found = speed.limits(rows)
+    for limit in found:
+        sign = "at least" if limit.at_least else "at most"
+        print(f"{'kept  ' if limit.kept else 'BROKEN'} {limit.what}: {limit.found:.2f} ({sign} {limit.bound:g})")
+    return 0 if arguments.quick or all(limit.kept for limit in found) else 1
 
 
 if __name__ == "__main__":

@@ -233,7 +233,6 @@ class ProgressReport:
         self.bar.set_description_str(message, refresh=False)
         self.bar.update(done - self.bar.n)
 
-
     def _left(self, done: int, total: int) -> str:
         """Time left in words, where it is long enough to be told."""
         passed = time.perf_counter() - self.begun

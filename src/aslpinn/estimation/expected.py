@@ -1,0 +1,118 @@
+"""How long a fit will take, said before it begins: a cost for each estimator, scaled by a probe of this machine.
+
+Costs were measured on one core of a machine whose probe took PROBE seconds; benchmarks/speed.py measures them anew.
+They are good to a factor of two: how many iterations a fit needs, and whether it finds arteries, is known afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .parallel import workers
+
+PROBE = 0.0035  # s of `probe` on the core that the costs below were measured on
+#: Seconds of start-up, and for 1000 voxels of 11 delays.
+VOXELWISE = {
+    "smoothed": (0.45, 0.020),
+    "nlls": (0.5, 0.015),
+    "vb": (0.55, 0.010),
+    "svb": (0.6, 0.020),
+    "basil": (1.0, 0.35),
+}
+FIELD_START, FIELD_GRID, FIELD_VOXELS = 1.0, 0.33, 0.094  # s; for 1e6 points x log2(points) x fields; for 1000 voxels
+TORCH_START = 2.0  # s: importing torch
+NETWORK_EPOCH, PAPER_EPOCH = 0.003, 0.010  # s an epoch for 1000 voxels: closed form, and the paper's preset
+MEMBERS, EPOCHS, PAPER_EPOCHS = 8, 10, 5000
+COMPILING = {"field": 8.0, "network": 24.0, "voxelwise": 6.0}  # s, where no compiled code is kept from an earlier run
+SERIAL = 0.35  # share of the work that further threads do not shorten
+
+
+def probe(repeats: int = 5) -> float:
+    """Seconds of a small mixture of what fits do (transforms, exponentials), the median of some repeats."""
+    values = np.random.default_rng(0).standard_normal((24, 24, 24), dtype=np.float32)
+    found = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        for _ in range(8):
+            values = np.fft.irfftn(np.fft.rfftn(values), values.shape).astype(np.float32)
+            np.exp(-np.abs(values)).sum()
+        found.append(time.perf_counter() - began)
+    return float(np.median(found[1:]))
+
+
+def expected_seconds(
+    mask: NDArray[np.bool_],
+    delays: int,
+    estimator: str = "pinn",
+    preset: str = "default",
+    members: int | None = None,
+    epochs: int | None = None,
+    voxel_size: Sequence[float] = (1.0, 1.0, 1.0),
+    guided: bool = True,
+    machine: float | None = None,
+) -> float:
+    """Seconds that `fit` will take here, good to a factor of two.
+
+    mask (X, Y, Z); delays: distinct ones; machine: seconds of `probe`, which is run by default. Compiling is counted
+    where this installation has not compiled before.
+    """
+    thousands = float(np.count_nonzero(mask)) / 1000
+    share = thousands * (0.3 + 0.7 * delays / 11)
+    start, work, kind = 0.0, 0.0, "voxelwise"
+    if estimator in VOXELWISE:
+        start, each = VOXELWISE[estimator]
+        work = each * share
+    elif estimator == "pinn" and preset == "default":
+        grid = _grid_points(mask, voxel_size)
+        count = MEMBERS if members is None else members
+        transforms = (2 + guided) * grid * math.log2(grid) / 1e6
+        start, kind = FIELD_START, "field"
+        work = FIELD_GRID * transforms * (0.6 + 0.4 * count / MEMBERS) + FIELD_VOXELS * share
+        work *= 1.3  # between a brain without arteries and one with, which is fitted twice
+    else:
+        single = estimator == "closed-form"
+        count = members or (1 if single or preset == "paper" else MEMBERS)
+        trainings = count + (count > 1)
+        each, default = (PAPER_EPOCH, PAPER_EPOCHS) if preset == "paper" and not single else (NETWORK_EPOCH, EPOCHS)
+        start, kind = TORCH_START, "network"
+        work = trainings * (epochs or default) * each * share
+    speed = (probe() if machine is None else machine) / PROBE
+    threads = SERIAL + (1 - SERIAL) / workers()
+    compiling = 0.0 if _compiled(kind) else COMPILING[kind]
+    return speed * (start + compiling + work * threads)
+
+
+def _grid_points(mask: NDArray[np.bool_], voxel_size: Sequence[float]) -> float:
+    """Points of the field's padded grid, about."""
+    from ..fields.multiscale import MARGIN
+
+    edge, points = min(voxel_size), 1.0
+    for axis, size in enumerate(voxel_size):
+        others = tuple(k for k in range(3) if k != axis)
+        points *= 1.03 * (np.flatnonzero(mask.any(axis=others)).size + max(2, round(MARGIN * edge / size)))
+    return max(points, 2.0)
+
+
+def _compiled(kind: str) -> bool:
+    """Whether compiled code of this kind is kept from an earlier run (where Numba keeps it by default)."""
+    import os
+
+    name = {"field": "voxel_kernels.*", "network": "fused_step.*", "voxelwise": "*_kernels.fit_voxels*"}[kind]
+    kept = os.environ.get("NUMBA_CACHE_DIR")
+    folders = [Path(__file__).parent / "__pycache__"] if not kept else list(Path(kept).glob("*estimation*"))
+    return any(any(folder.glob(f"{name}.nbi")) for folder in folders)
+
+
+def in_words(seconds: float) -> str:
+    """A duration as one says it: 8 s, 3 min, 2.5 h."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,191 @@
+"""What is said of time and memory: expectations, progress, imports, compiled code, and the measurements themselves."""
+
+from __future__ import annotations
+
+import ast
+import io
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import aslpinn
+from aslpinn.cli import ProgressReport
+from aslpinn.errors import InputError
+from aslpinn.estimation.expected import expected_seconds, in_words
+from aslpinn.report import figures, speed
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = {"torch", "matplotlib", "nilearn", "SimpleITK", "pandas", "jupytext", "papermill", "scipy.stats"}
+
+
+def test_an_exponent_is_the_slope_of_the_large_sizes():
+    sizes = np.array([1e3, 1e4, 1e5, 1e6])
+    assert speed.exponent(sizes, 3e-6 * sizes**1.2) == pytest.approx(1.2)
+    assert speed.exponent(sizes, 100 + 1e-2 * sizes) > 0.85  # start-up bends the curve at small sizes only
+    assert math.isnan(speed.exponent([5.0], [1.0]))
+
+
+def test_rows_come_back_from_the_csv_as_they_were(tmp_path):
+    common = {"voxels": 1000, "threads": 2}
+    rows = [
+        {"case": "voxels", "estimator": "pinn", **common, "delays": 11, "seconds": 1.5, "peak_mb": 200.0},
+        {"case": "step pointwise", "estimator": "fused", **common, "levels": 16, "seconds": 0.005},
+    ]
+    seen: list[Any] = []
+    speed.write_rows(tmp_path / "deep" / "speed.csv", rows, seen.append)
+    assert seen == rows
+    read = speed.read_rows(tmp_path / "deep" / "speed.csv")
+    assert [{k: v for k, v in row.items() if v is not None} for row in read] == rows
+    (tmp_path / "bad.csv").write_text("case,seconds\nvoxels,1\n")
+    with pytest.raises(InputError, match="has no column delays"):
+        speed.read_rows(tmp_path / "bad.csv")
+    with pytest.raises(InputError, match="no such file"):
+        speed.read_rows(tmp_path / "absent.csv")
+
+
+def phantom(name: str, seconds: float, peak: float = 500.0, threads: int = 2) -> dict[str, Any]:
+    return {
+        "case": "phantom", "estimator": name, "voxels": 29804, "delays": 11, "threads": threads,
+        "seconds": seconds, "peak_mb": peak,
+    }  # fmt: skip
+
+
+def test_limits_are_ratios_of_the_same_run_and_threads():
+    rows = [phantom("grid", 9.0, threads=1), phantom("grid", 1.5), phantom("pinn", 12.3), phantom("closed-form", 4.5)]
+    rows += [
+        {"case": "step pointwise", "estimator": name, "threads": 2, "seconds": value}
+        for name, value in (("naive", 0.3), ("fused", 0.01))
+    ]
+    rows += [
+        {"case": "voxels", "estimator": "pinn", "voxels": n, "threads": 2, "seconds": s, "peak_mb": m}
+        for n, s, m in ((29804, 6.0, 300.0), (1_000_000, 120.0, 7000.0))
+    ]
+    found = {limit.what: limit for limit in speed.limits(rows)}
+    assert found["default fit / grid fit"].found == pytest.approx(8.2)
+    assert not found["default fit / grid fit"].kept
+    assert found["closed form, one member / grid fit"].kept
+    assert not found["plain autograd / paper's step"].kept  # 30 times, and at least 35 are promised
+    assert found["a million voxels / 29,804"].found == pytest.approx(20)
+    assert not found["peak memory of a million voxels (GB)"].kept
+    assert speed.limits(rows[:1]) == []
+
+
+def test_figures_show_exponents_and_ratios():
+    sizes = np.array([1e3, 1e4, 1e5])
+    found = {"pinn": (sizes, sizes**0.9), "grid": (sizes, 0.1 * sizes)}
+    drawn = figures.scaling({("voxels", "time"): found}, relative_to=("grid", 1e5))
+    texts = [text.get_text() for text in drawn.axes[0].get_legend().get_texts()]
+    assert texts == ["default, exponent 0.90", "grid, exponent 1.00"]
+    assert drawn.axes[0].lines[1].get_ydata()[-1] == pytest.approx(1)
+    bars = figures.step_ratios({"naive": 0.3, "fused": 0.006}, "fused")
+    assert [text.get_text() for text in bars.axes[0].texts] == ["50", "1"]
+
+
+FIRST_FIT = """
+import json, sys, time
+from aslpinn.estimation.expected import expected_seconds
+from aslpinn.report.speed import synthetic
+from aslpinn import fit
+estimator, voxels = sys.argv[1], int(sys.argv[2])
+series, mask, timing = synthetic(voxels)
+expected = expected_seconds(mask, len(timing), estimator, voxel_size=(3.0, 3.0, 3.0), guided=False)
+began = time.perf_counter()
+fit(series, mask, timing, estimator=estimator, voxel_size=(3.0, 3.0, 3.0))
+print(expected / (time.perf_counter() - began))
+"""
+
+
+@pytest.mark.parametrize(("estimator", "voxels"), [("pinn", 6000), ("smoothed", 30000)])
+def test_the_expected_time_is_within_a_factor_of_two(estimator, voxels):
+    ratios = []
+    for _ in range(3):  # the first may compile; another program may take the processor in one of them
+        command = [sys.executable, "-c", FIRST_FIT, estimator, str(voxels)]
+        ratios.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+        if 0.5 < ratios[-1] < 2:
+            return
+    pytest.fail(f"expected / measured: {ratios}")
+
+
+def test_expected_times_grow_with_the_work(monkeypatch, tmp_path):
+    mask = np.ones((20, 20, 10), bool)
+    known = {"machine": 0.01}
+    base = expected_seconds(mask, 11, **known)
+    assert expected_seconds(np.ones((40, 40, 20), bool), 11, **known) > 2 * base
+    assert expected_seconds(mask, 11, machine=0.02) == pytest.approx(2 * base)
+    assert expected_seconds(mask, 11, members=32, **known) > base
+    one = expected_seconds(mask, 11, "closed-form", **known)
+    assert expected_seconds(mask, 11, preset="paper", **known) > 20 * one
+    assert expected_seconds(mask, 11, preset="paper", epochs=2, **known) < 2 * one
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert expected_seconds(mask, 11, **known) > base + 5  # nothing compiled is kept there: compiling is counted
+    assert [in_words(s) for s in (0.2, 42.0, 1500.0, 3 * 3600.0)] == ["1 s", "42 s", "25 min", "3.0 h"]
+
+
+def test_progress_is_a_bar_with_time_left_on_a_terminal_and_lines_elsewhere(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for stream, expected in ((Terminal(), "2/4"), (io.StringIO(), "  50 % half")):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with ProgressReport() as progress:
+            progress(0, 4, "begin")
+            time.sleep(0.15)
+            progress(2, 4, "half")
+            time.sleep(0.15)
+            progress(4, 4, "done")
+        assert expected in stream.getvalue()
+        assert ("<00:0" in stream.getvalue()) == stream.isatty()  # tqdm writes passed<left
+
+
+def test_default_fit_and_check_load_nothing_that_they_do_not_need(tmp_path):
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom aslpinn.cli import main\n"
+        "assert main(['check', sys.argv[1]]) == 0\nafter_check = set(sys.modules)\n"
+        "assert main(['fit', sys.argv[1], '--out', sys.argv[2], '--members', '2']) == 0\n"
+        f"heavy = {HEAVY!r}\n"
+        "print(sorted(heavy & after_check), sorted(heavy & set(sys.modules)), 'numba' in after_check)"
+    )
+    brain = aslpinn.simulate("te7", voxel_size=(8.0, 8.0, 14.0))
+    from aslpinn.data import write_phantom
+
+    series = write_phantom(brain, tmp_path / "raw", subject="01")[0]
+    command = [sys.executable, "-c", code, str(series), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1].startswith("[] []")
+    assert "expected: about" in done.stderr
+    assert "100 %" in done.stderr
+
+
+def test_compiled_loops_are_kept_on_disk_and_do_not_spin_threads():
+    found = 0
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for decorator in getattr(node, "decorator_list", ()):
+                if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", "") == "njit":
+                    options = {item.arg: getattr(item.value, "value", None) for item in decorator.keywords}
+                    where = f"{path.name}: {getattr(node, 'name', '')}"
+                    assert options.get("cache") is True or None in options, where  # None: options of a shared dict
+                    assert not options.get("parallel"), where
+                    found += 1
+    assert found > 20
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_steps_and_draws_them(tmp_path):
+    name = ROOT / "benchmarks" / "speed.py"
+    command = [sys.executable, str(name), "--quick", "--only", "levels", "--out", str(tmp_path / "speed.csv")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = speed.read_rows(tmp_path / "speed.csv")
+    steps = speed.curves(rows, "step by levels", "levels")
+    assert set(steps) == {"torch", "fused"}
+    assert np.all(steps["fused"][1] < steps["torch"][1])
+    assert (tmp_path / "speed-step-by-levels.png").stat().st_size > 10_000
