@@ -79,7 +79,7 @@ def test_csv_and_table_hold_every_row(quick, tmp_path):
     for made in (benchmark_tables.scores_table(quick), benchmark_tables.paper_table(quick, ["nlls"])):
         widths = {line.count("|") for line in made.splitlines()}
         assert len(widths) == 1
-    assert "**pinn, published** | its volume | 0.825 | 0.969 | 0.951 | 0.995" in benchmark_tables.paper_table(
+    assert "**pinn, published** | not stated | 0.825 | 0.969 | 0.951 | 0.995" in benchmark_tables.paper_table(
         quick, ["nlls"]
     )
     (tmp_path / "broken.csv").write_text("estimator,phantom\nnlls,healthy\n")

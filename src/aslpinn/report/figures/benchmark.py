@@ -27,14 +27,15 @@ def bias_variance(panels: Mapping[str, Mapping[str, tuple[float, float]]], label
     """
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    figure, grid = subplots(rows, columns, figsize=(4.0 * columns + 1.4, 3.5 * rows), squeeze=False)
+    figure, grid = subplots(rows, columns, figsize=(3.5 * columns + 0.6, 3.5 * rows), squeeze=False)
     for axes, label, (title, points) in zip(grid.flat, labels, panels.items(), strict=False):
         values = np.array(list(points.values()))
         high = 1.18 * float(values.max())
         angle = np.linspace(0, np.pi / 2, 91)
         for radius in _arcs(high):
             axes.plot(radius * np.cos(angle), radius * np.sin(angle), color="0.75", linewidth=0.8, zorder=0)
-            axes.text(radius, 0.01 * high, f"{radius:g}", fontsize=8, color="0.4", ha="right", va="bottom")
+            if radius < high:
+                axes.text(radius, 0.01 * high, f"{radius:g}", fontsize=8, color="0.4", ha="right", va="bottom")
         for place, (name, (bias, sd)) in enumerate(points.items()):
             color, marker = _look(name, place)
             axes.plot(bias, sd, marker, color=color, markersize=8, label=name, linestyle="none", alpha=0.9)
@@ -73,8 +74,9 @@ def method_dots(
                 continue
             color, marker = _look(name, place)
             numbers = np.asarray(values[name], dtype=float)
-            axes.plot([numbers.mean()] * 2, [place - 0.3, place + 0.3], color=color, linewidth=2.5)
-            axes.plot(numbers, np.full(numbers.size, place), marker, color=color, markersize=5, alpha=0.6)
+            if numbers.size > 1:
+                axes.plot([numbers.mean()] * 2, [place - 0.3, place + 0.3], color=color, linewidth=2.5)
+            axes.plot(numbers, np.full(numbers.size, place), marker, color=color, markersize=7, alpha=0.8)
         axes.set_title(title, fontsize=10.5)
         axes.margins(x=0.1)
         axes.set_yticks(range(len(methods)), methods)
