@@ -108,7 +108,7 @@ def as_notebook(chapter: Path, url: str | None) -> Any:
     if url is not None:
         source = (
             "# On Colab, install what this page runs; elsewhere nothing happens.\nimport sys\n\n"
-            f'if "google.colab" in sys.modules:\n    %pip install --quiet "aslpinn @ git+{url}@{BRANCH}"'
+            f'if "google.colab" in sys.modules:\n    %pip install --quiet "aslpinn[ablation,data] @ git+{url}@{BRANCH}"'
         )
         node.cells.insert(0, new_code_cell(source, metadata={"tags": ["remove-cell"]}, id="install"))
     return node
@@ -118,10 +118,9 @@ def main(project: Path) -> int:
     """Write notebooks/NAME.ipynb beside every chapter."""
     import nbformat
 
-    from .site import chapters_of
-
     url = repository(project)
-    for name in chapters_of(project):
+    toc = (project / "_toc.yml").read_text(encoding="utf-8")
+    for name in re.findall(r"file: notebooks/([\w-]+)", toc):  # needs no more than jupytext and PyYAML
         chapter = project / "notebooks" / f"{name}.md"
         if chapter.is_file():
             nbformat.write(as_notebook(chapter, url), chapter.with_suffix(".ipynb"))
