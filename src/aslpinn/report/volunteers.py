@@ -29,7 +29,7 @@ METHODS: dict[str, Method] = {
     "smoothed": Method("smoothed"),
     "fine network": Method(
         "closed-form",
-        {"levels": 16, "base": 16, "finest": 4096, "att_levels": 0, "epochs": 30, "batch": 1000},
+        {"levels": 16, "base": 16, "finest": 4096, "att_levels": 0, "epochs": 20, "batch": 500},
     ),
     "default": Method("pinn"),
 }
