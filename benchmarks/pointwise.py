@@ -21,6 +21,9 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--paper", type=int, metavar="EPOCHS", help="no search: the paper's schedule from the best so far"
+    )
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "pointwise.csv")
     arguments = parser.parse_args()
@@ -29,6 +32,13 @@ def main() -> None:
         if done % 10 == 0:
             print(f"{done}/{total} {message}", flush=True)
 
+    known = ablations.read_csv(arguments.out) if arguments.out.is_file() else []
+    if arguments.paper:
+        best = next(row for row in known if row["search"] == "unsaid")
+        added = [row | {"epochs": arguments.paper} for row in ablations.paper_schedule(best, arguments.paper)]
+        kept = [row for row in known if not str(row["search"]).startswith("paper")]
+        ablations.write_csv(kept + added, arguments.out)
+        return
     rows = ablations.search_pointwise(
         arguments.trials,
         arguments.search,
@@ -39,7 +49,6 @@ def main() -> None:
     )
     for row in rows:
         row["epochs"] = arguments.epochs
-    known = ablations.read_csv(arguments.out) if arguments.out.is_file() else []
     kept = [row for row in known if row["search"] != arguments.search]
     ablations.write_csv(sorted(kept + rows, key=lambda row: str(row["search"]), reverse=True), arguments.out)
     best = rows[0]

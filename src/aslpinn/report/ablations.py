@@ -268,6 +268,23 @@ def search_pointwise(
     return sorted(rows, key=lambda row: -float(row["skill"]))
 
 
+def paper_schedule(best: Mapping[str, Any], epochs: int, slices: int = 4) -> list[Row]:
+    """The paper's own schedule (AdamW from 1e-3, cosine) on a slab: best unsaid settings, and those of preset paper.
+
+    best is a row of `search_pointwise`; its protocol and unsaid settings are taken. Two rows, "search" says which.
+    """
+    from ..estimation.config import PRESETS
+
+    unsaid = ("reading", "time_scale", "signal_scale", "cbf_scale", "att_scale", "collocation_at")
+    rows: list[Row] = []
+    for name, own in (("paper, best unsaid", {key: best[key] for key in unsaid}), ("paper, preset", {})):
+        protocol = str(best["protocol"]) if own else "te11"
+        case = slab(protocol, slices=slices)
+        settings = PRESETS["paper"].as_dict() | own | {"epochs": epochs, "t_max": epochs}
+        rows.append({"search": name, "protocol": protocol, **own, **score(case, fit_config(case, settings))})
+    return rows
+
+
 def write_csv(rows: Sequence[Row], path: str | Path) -> Path:
     """Write rows as CSV; a column that a row does not have is empty."""
     file = Path(path)
