@@ -3,7 +3,9 @@
 from . import hadamard
 from .acquisition import Acquisition, AcquisitionError
 from .constants import ATT_BOUNDS, CBF_BOUNDS, CBF_PER_FLOW, Constants
+from .information import cramer_rao, fisher_information, sensitivities
 from .kinetics import apparent_t1, arterial, delta_m, delta_m_ode, delta_m_rate, increment
+from .single_delay import single_delay_cbf
 
 __all__ = [
     "ATT_BOUNDS",
@@ -14,9 +16,13 @@ __all__ = [
     "Constants",
     "apparent_t1",
     "arterial",
+    "cramer_rao",
     "delta_m",
     "delta_m_ode",
     "delta_m_rate",
+    "fisher_information",
     "hadamard",
     "increment",
+    "sensitivities",
+    "single_delay_cbf",
 ]
