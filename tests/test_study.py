@@ -19,9 +19,10 @@ from templates import SUBJECT, dataset
 from aslpinn.cli import main
 from aslpinn.errors import InputError
 from aslpinn.report.execute import sections
+from aslpinn.report.forks import FORKS
 from aslpinn.report.pages import failed_page, reader_copy, subjects_page, without_links
 from aslpinn.report.progress import Progress, Table
-from aslpinn.report.runner import run_tasks
+from aslpinn.report.runner import cores, run_tasks
 from aslpinn.report.settings import ESTIMATORS, PRESETS, SCHEMA, schema_table
 from aslpinn.report.site import SIDEBAR_LIMIT, chapters_of, stage
 from aslpinn.report.study import Study, read_study, study, summary
@@ -386,6 +387,55 @@ def test_every_cell_is_told_its_section():
 
     names = sections(jupytext.read(ROOT / "notebooks" / "subject.md"))
     assert {"What was found", "Perfusion and transit time", "How sure they are"} <= set(names)
+
+
+SELF = """---
+kernelspec: {display_name: Python 3, language: python, name: python3}
+---
+
+```{code-cell} python
+:tags: [parameters]
+asl = ""
+measures = ""
+```
+
+```{code-cell} python
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+told = {"loaded": "aslpinn.estimation" in sys.modules, "pid": os.getpid(), "parent": os.getppid()}
+Path(measures).write_text(json.dumps(told | {"threads": os.environ["NUMBA_NUM_THREADS"]}))
+if Path(asl).read_text() == "parent":
+    os.kill(os.getppid(), signal.SIGKILL)
+```
+
+```{code-cell} python
+import matplotlib.pyplot as plt
+
+plt.plot([1, 2]);
+```
+"""
+
+
+@pytest.mark.slow
+def test_notebooks_are_copies_of_one_process_and_the_death_of_one_is_its_own(project, tmp_path):
+    if not FORKS:
+        pytest.skip("notebooks get new interpreters here")
+    (project / "notebooks" / "subject.md").write_text(SELF)
+    tasks = tasks_of(project, dataset(tmp_path / "a", **{"01": "x", "02": "parent", "03": "x"}))
+    states = run_tasks(tasks, project, jobs=2)
+    assert [states[task.key]["state"] for task in tasks] == ["done", "failed", "done"]
+    assert "ended early" in states["sub-02"]["error"]
+    told = [json.loads(task.measures.read_text()) for task in tasks]
+    assert len({entry["pid"] for entry in told} | {entry["parent"] for entry in told}) == 6
+    assert all(entry["loaded"] for entry in told)
+    assert tasks[0].report.read_text().count('"image/png"') == 1
+    assert {entry["threads"] for entry in told} == {str(max(1, cores() // 2))}
+    psutil = pytest.importorskip("psutil")
+    assert not psutil.Process().children(), "nothing that was started is left"
 
 
 # What follows runs real fits of tiny brains, with a template that leaves the figures out.

@@ -30,7 +30,7 @@ from threading import Lock, Thread
 from typing import Any, NoReturn
 
 FORKS = sys.platform == "linux"
-#: What papermill, a kernel and the figures import. pyplot is not among them: IPython wants to see it being imported.
+#: What papermill, a kernel and the figures import, beside the package's own modules.
 _MODULES = (
     "IPython",
     "ipykernel.kernelapp",
@@ -291,6 +291,10 @@ def _become_kernel(reader: int, parent: int) -> NoReturn:
 
         application = IPKernelApp.instance(parent_handle=parent)
         application.initialize(told["arguments"])
+        if "matplotlib.pyplot" in sys.modules:  # which asks for this when it is imported in a kernel
+            from matplotlib_inline.backend_inline import configure_inline_support
+
+            configure_inline_support(application.shell, "inline")
         application.start()
         code = 0
     except BaseException:
