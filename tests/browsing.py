@@ -72,18 +72,19 @@ def axe_script() -> Path:
     return _AXE_FILE
 
 
-def violations(page: Any, rules: tuple[str, ...] = ()) -> list[str]:
+def violations(page: Any, rules: tuple[str, ...] = (), code: bool = True) -> list[str]:
     """Serious and critical violations that axe-core finds on a page (it must have been added), one line each.
 
-    rules: only these; all by default. Mathematics is left to MathJax, which says its formulas in words of its own.
+    rules: only these; all by default. code: source code too, which takes long. Mathematics is left to MathJax, which
+    says its formulas in words of its own.
     """
     options = {"resultTypes": ["violations"], "runOnly": {"type": "rule", "values": list(rules)}} if rules else {}
     found = page.evaluate(
-        """(options) => axe.run({ exclude: ["mjx-container"] }, options).then((result) => result.violations
+        """([options, exclude]) => axe.run({ exclude }, options).then((result) => result.violations
             .filter((rule) => ["serious", "critical"].includes(rule.impact))
             .flatMap((rule) => rule.nodes.slice(0, 3).map((node) => `${rule.id}: ${node.target.join(" ")} `
                 + node.failureSummary.split("\\n").slice(1).join("; ").trim())))""",
-        options,
+        [options, ["mjx-container", *([] if code else ["pre"])]],
     )
     return [str(line) for line in found]
 

@@ -1,35 +1,36 @@
-"""The built book: no warning, no remote load, no traceback; in a browser, mathematics and figures on every chapter."""
+"""The built book: no warning, no remote load, no traceback; in a browser each page once, in light, dark and narrow."""
 
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from browsing import axe_script, chromium, complaints, move_every_control, violations
 
 from aslpinn.cli import main
 from aslpinn.report.site import chapters_of
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = [f"notebooks/{name}.html" for name in chapters_of(ROOT)]
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-pytestmark = pytest.mark.slow
+MOVING = {
+    "notebooks/kinetics.html": "buxton",
+    "notebooks/time-encoding.html": "hadamard",
+    "notebooks/hash-encoding.html": "hash-grid",
+    "notebooks/losses.html": "training",
+    "subjects/sub-virtual01.html": "maps",
+}
+NARROW = 380
+SHARED_MB = 15
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("book")]
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +52,7 @@ class Links(HTMLParser):
         self.loaded: list[str] = []
         self.linked: list[str] = []
         self.ids: set[str] = set()
-        self.images_without_text: list[str] = []
+        self.images: list[tuple[str, str]] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
@@ -62,8 +63,8 @@ class Links(HTMLParser):
             self.loaded.append(values[name])
         if tag == "a" and "href" in values:
             self.linked.append(values["href"])
-        if tag == "img" and not values.get("alt"):
-            self.images_without_text.append(values.get("src", ""))
+        if tag == "img":
+            self.images.append((values.get("src", ""), values.get("alt", "")))
 
 
 def read(page: Path) -> Links:
@@ -149,45 +150,171 @@ def address(site: Path) -> Iterator[str]:
     server.shutdown()
 
 
+def test_there_is_enough_to_read_and_every_figure_has_alternative_text(site, pages):
+    figures = 0
+    for page, links in pages.items():
+        for source, text in links.images:
+            if "_images/" in source:  # the logo stands beside its own words
+                figures += 1
+                assert len(text) > 15, f"{page.name}: {source} has no alternative text"
+                assert "_images/" not in text, f"{page.name}: the alternative text of {source} is its name"
+    assert len(pages) >= 14
+    assert figures >= 30
+
+
+def test_shared_files_stay_small(site):
+    shared = sum(path.stat().st_size for path in (site / "_static").rglob("*") if path.is_file()) / 1e6
+    assert shared < SHARED_MB, f"_static has {shared:.1f} MB"
+
+
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory):
-    program = next(
-        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-    )
-    if program is None:
-        pytest.skip("no Chromium on this machine: the pages are not opened in a browser")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=program, headless=True, args=FLAGS)
+def browser():
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
-@pytest.mark.parametrize("name", [*CHAPTERS, "subjects/sub-virtual01.html", "index.html", "book/notation.html"])
-def test_a_browser_shows_mathematics_and_figures_without_an_error(browser, address, name):
-    context = browser.new_context()
-    context.set_default_timeout(120_000)
-    page = context.new_page()
-    errors: list[str] = []
-    outside: list[str] = []
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: errors.append(str(error)))
+@dataclass
+class Visit:
+    """What was found on one page."""
+
+    errors: list[str]
+    outside: list[str] = field(default_factory=list)
+    formulas: int = 0
+    wrong_formulas: int = 0
+    image_widths: list[int] = field(default_factory=list)
+    moving: dict[str, str] = field(default_factory=dict)
+    idle: list[str] = field(default_factory=list)
+    light: list[str] = field(default_factory=list)
+    dark: list[str] = field(default_factory=list)
+    overflow: list[str] = field(default_factory=list)
+
+
+OVERFLOW = """(width) => document.documentElement.scrollWidth <= width ? [] :
+    [`${document.documentElement.scrollWidth} px`, ...[...document.querySelectorAll("main *")]
+        .filter((node) => node.getBoundingClientRect().right > width + 1).slice(0, 5)
+        .map((node) => `${node.tagName}.${node.className}`)]"""
+
+
+def look_at(page: Any, address: str, name: str) -> Visit:
+    """Open a page of the book once and look at it in light and dark, wide and narrow."""
+    page.set_viewport_size({"width": 1300, "height": 900})
+    page.emulate_media(color_scheme="light")
+    visit = Visit(errors=complaints(page))
     page.on(
         "request",
-        lambda request: None if request.url.startswith((address, "data:", "blob:")) else outside.append(request.url),
+        lambda request: (
+            None if request.url.startswith((address, "data:", "blob:")) else visit.outside.append(request.url)
+        ),
     )
     page.goto(f"{address}/{name}", wait_until="load")
-    wants_mathematics = name in CHAPTERS or name == "book/notation.html"
-    if wants_mathematics:
-        page.wait_for_selector("article mjx-container", state="attached", timeout=120_000)
+    if page.locator("article .math").count():
         page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise")
         page.evaluate("MathJax.startup.promise.then(() => true)")
-        assert page.locator("article mjx-container mjx-math").count() > 0
-        assert page.locator("article mjx-merror").count() == 0
-    if name in CHAPTERS or name.startswith("subjects/"):
-        widths = page.eval_on_selector_all("article img", "images => images.map(image => image.naturalWidth)")
-        assert widths, f"{name} has no figure"
-        assert min(widths) > 0, f"{name} has an image that does not load"
+        visit.formulas = page.locator("article mjx-container mjx-math").count()
+        visit.wrong_formulas = page.locator("article mjx-merror").count()
+    visit.image_widths = page.eval_on_selector_all("article img", "images => images.map(image => image.naturalWidth)")
+    for kind in dict.fromkeys(
+        page.eval_on_selector_all("[data-widget]", "all => all.map((one) => one.dataset.widget)")
+    ):
+        root = f'[data-widget="{kind}"]'
+        page.locator(root).first.scroll_into_view_if_needed()
+        page.wait_for_function(
+            "(root) => !['', 'starting'].includes(document.querySelector(root).dataset.ready || '')"
+            " && document.querySelector(root).dataset.ready !== 'loading'",
+            arg=root,
+        )
+        visit.moving[kind] = page.locator(root).first.get_attribute("data-ready")
+        visit.idle += [f"{kind}: {control}" for control in move_every_control(page, root)]
+    page.add_script_tag(path=axe_script())
+    code = name in MOVING  # the colors of source code are the same everywhere
+    visit.light = violations(page, code=code)
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+    page.wait_for_timeout(300)  # colors change gradually
+    visit.dark = violations(page, ("color-contrast",), code=code)
+    page.set_viewport_size({"width": NARROW, "height": 800})
+    page.wait_for_timeout(100)
+    visit.overflow = page.evaluate(OVERFLOW, NARROW)
+    return visit
+
+
+@pytest.fixture(scope="session")
+def visits(browser, address, site, pages) -> dict[str, Visit]:
+    """Every page of the book, visited once."""
+    context = browser.new_context()
+    context.set_default_timeout(60_000)
+    found = {}
+    for path in sorted(pages):
+        if 'http-equiv="refresh"' in path.read_text(encoding="utf-8").lower():
+            continue  # it leads to another page, which is visited itself
+        name = path.relative_to(site.resolve()).as_posix()
+        if name.startswith("_modules/aslpinn"):
+            continue  # sources, thousands of colored words each: their colors are those of the chapters' code
+        page = context.new_page()
+        found[name] = look_at(page, address, name)
+        page.close()
     context.close()
-    assert not errors
-    assert not outside
+    return found
+
+
+def told(found: dict[str, list[str]]) -> str:
+    """Findings by page as lines."""
+    return "\n".join(f"{name}: {line}" for name, lines in found.items() for line in lines)
+
+
+def test_no_page_reports_an_error_or_asks_for_anything_outside(visits):
+    wrong = told({name: visit.errors + visit.outside for name, visit in visits.items()})
+    assert not wrong, wrong
+
+
+def test_mathematics_and_figures_are_shown(visits):
+    for name in [*CHAPTERS, "book/notation.html"]:
+        assert visits[name].formulas > 0, name
+    for name, visit in visits.items():
+        assert visit.wrong_formulas == 0, name
+        if name in CHAPTERS or name.startswith("subjects/sub-"):
+            assert visit.image_widths, f"{name} has no figure"
+        assert min(visit.image_widths, default=1) > 0, f"{name} has an image that does not load"
+
+
+def test_every_moving_figure_moves(visits):
+    for name, kind in MOVING.items():
+        assert kind in visits[name].moving, f"{name} has no {kind}"
+    states = {name: visit.moving for name, visit in visits.items() if set(visit.moving.values()) - {"yes"}}
+    assert not states
+    idle = told({name: visit.idle for name, visit in visits.items()})
+    assert not idle, idle
+
+
+def test_no_page_has_a_serious_accessibility_violation(visits):
+    wrong = told({name: visit.light for name, visit in visits.items()})
+    assert not wrong, wrong
+
+
+def test_everything_is_readable_in_the_dark(visits):
+    wrong = told({name: visit.dark for name, visit in visits.items()})
+    assert not wrong, wrong
+
+
+def test_a_narrow_screen_does_not_scroll_sideways(visits):
+    wrong = told({name: visit.overflow for name, visit in visits.items()})
+    assert not wrong, wrong
+
+
+def test_the_search_finds_the_transit_time(browser, address):
+    page = browser.new_page()
+    page.goto(f"{address}/search.html?q=transit+time")
+    page.wait_for_selector("#search-results li a", timeout=60_000)
+    found = page.locator("#search-results li a").all_inner_texts()
+    page.close()
+    assert len(found) >= 3
+
+
+def test_the_exact_maps_can_be_taken_from_a_subjects_page(site):
+    from nibabel import load
+
+    files = sorted((site / "maps" / "sub-virtual01").rglob("*_cbf.nii.gz"))
+    assert files
+    original = site.parent / "derivatives" / "aslpinn"
+    assert files[0].read_bytes() == next(original.rglob(files[0].name)).read_bytes()
+    assert load(files[0]).ndim == 3

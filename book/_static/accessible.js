@@ -8,6 +8,8 @@
       summary.setAttribute("aria-label", `Pages below ${link ? link.textContent.trim() : "this one"}`);
     });
     document.querySelectorAll('summary[aria-label="Toggle hidden content"]').forEach((summary) => summary.removeAttribute("aria-label"));
+    // entries of the bibliography, whose own role is no longer one of a list's items
+    document.querySelectorAll('[role="list"] > [role="doc-biblioentry"]').forEach((entry) => entry.setAttribute("role", "listitem"));
     document.querySelectorAll(".search-button-field").forEach((button) => button.removeAttribute("aria-label"));
     document.querySelectorAll(".theme-switch-button").forEach((button) => {
       plain(button);

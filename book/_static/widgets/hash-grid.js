@@ -17,26 +17,43 @@
     return { voxels, unit, inside, shape: data.shape, voxelSize: data.voxel_size, extent };
   }
 
-  /** Distinct vertices around the voxels, and which of them share their row with another. */
-  function usage(head, level) {
+  /** Distinct vertices around the voxels as numbers (x * side + y) * side + z. */
+  function verticesOf(head, level) {
     const along = head.shape.map((n, axis) => Int32Array.from({ length: n }, (_, i) => Math.floor(head.unit(i, axis) * level.scale + 0.5)));
+    const apart = along.every((lower) => lower.every((value, i) => i === 0 || value - lower[i - 1] > 1)); // then none is met twice
     const side = level.resolution + 1;
-    const vertices = new Set();
+    const count = (head.voxels.length / 3) * 8;
+    const vertices = new Float64Array(count);
+    const slots = apart ? null : new Float64Array(2 ** Math.ceil(Math.log2(2 * count))).fill(-1);
+    let found = 0;
     for (let v = 0; v < head.voxels.length; v += 3) {
       const x = along[0][head.voxels[v]], y = along[1][head.voxels[v + 1]], z = along[2][head.voxels[v + 2]];
-      for (let c = 0; c < 8; c++) vertices.add(((x + (c & 1)) * side + y + ((c >> 1) & 1)) * side + z + (c >> 2));
+      for (let c = 0; c < 8; c++) {
+        const vertex = ((x + (c & 1)) * side + y + ((c >> 1) & 1)) * side + z + (c >> 2);
+        if (slots) {
+          let slot = (Math.imul(vertex % 4294967291, 2654435761) >>> 0) % slots.length;
+          while (slots[slot] !== -1 && slots[slot] !== vertex) slot = (slot + 1) % slots.length;
+          if (slots[slot] === vertex) continue;
+          slots[slot] = vertex;
+        }
+        vertices[found++] = vertex;
+      }
     }
+    return { side, vertices: vertices.subarray(0, found) };
+  }
+
+  /** Vertices around the voxels, the row of each, and how many share a row. */
+  function usage(head, level) {
+    const { side, vertices } = verticesOf(head, level);
     const owners = new Uint32Array(level.rows);
-    const rows = new Map();
-    for (const vertex of vertices) {
-      const z = vertex % side, rest = (vertex - z) / side, y = rest % side;
-      const row = vertexRow((rest - y) / side, y, z, level);
-      rows.set(vertex, row);
-      owners[row]++;
+    const rows = new Uint32Array(vertices.length);
+    for (let i = 0; i < vertices.length; i++) {
+      const z = vertices[i] % side, rest = (vertices[i] - z) / side, y = rest % side;
+      rows[i] = vertexRow((rest - y) / side, y, z, level);
+      owners[rows[i]]++;
     }
-    let shared = 0;
-    for (const row of rows.values()) if (owners[row] > 1) shared++;
-    return { side, rows, owners, used: vertices.size, shared, share: shared / Math.max(1, vertices.size) };
+    const shared = rows.reduce((sum, row) => sum + (owners[row] > 1 ? 1 : 0), 0);
+    return { side, vertices, rows, owners, used: vertices.length, shared, share: shared / Math.max(1, vertices.length) };
   }
 
   function color(name) {
@@ -64,7 +81,8 @@
     }
     const layer = Math.floor(head.unit(slice, 2) * level.scale + 0.5);
     const radius = Math.max(1.6 * ratio, Math.min(5 * ratio, (0.3 * canvas.width) / (span * level.scale)));
-    for (const [vertex, row] of used.rows) {
+    for (let i = 0; i < used.used; i++) {
+      const vertex = used.vertices[i], row = used.rows[i];
       const z = vertex % used.side, rest = (vertex - z) / used.side, y = rest % used.side, x = (rest - y) / used.side;
       if (z !== layer) continue;
       const [cx, cy] = [place((x - 0.5) / level.scale, 0), flip((y - 0.5) / level.scale)];
