@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from aslpinn.data import motion
 from aslpinn.data.encoded import Encoding, decode_series, encode_series
+from aslpinn.data.motion_look import look
 from aslpinn.data.rigid import Grid, Registration, register_by_information
 from aslpinn.errors import InputError
 from aslpinn.physics import hadamard
@@ -64,13 +65,71 @@ def test_a_featureless_head_is_not_taken_for_a_turning_one(rng, noise: float) ->
     grid = np.indices((14, 14, 8)).reshape(3, -1).T - np.array([6.5, 6.5, 3.5])
     ball = ((grid / np.array([6, 6, 3.5])) ** 2).sum(axis=1).reshape(14, 14, 8) < 1
     series = np.where(ball[..., None], 500 + rng.normal(0, noise, (14, 14, 8, 8)), 0)
-    assert motion.largest_displacement(series, AFFINE, ["a"] * 8) < 0.05
+    found = look(series, AFFINE, ["a"] * 8, [range(8)])
+    assert max(found.within, found.drift) < 0.05
 
 
-def test_a_coarse_look_sees_half_a_millimeter(head, rng) -> None:
-    series = np.stack([moved(head, AFFINE, [0.5 * (v > 2), 0, 0, 0, 0, 0]) for v in range(5)], axis=-1)
-    series += rng.normal(0, 0.01 * head.max(), series.shape)
-    assert motion.largest_displacement(series, AFFINE, ["a"] * 5) == pytest.approx(0.5, abs=0.1)
+def test_a_coarse_look_tells_motion_within_pairs_from_drift(head, rng) -> None:
+    noise = 0.01 * head.max()
+    shaken = [0.5 * (v % 2) for v in range(6)]  # every label half a millimeter away from its control
+    drift = [0.4 * (v // 2) for v in range(6)]  # still within each pair
+    found = {}
+    for name, shifts in (("shaken", shaken), ("drift", drift)):
+        series = np.stack([moved(head, AFFINE, [shift, 0, 0, 0, 0, 0]) for shift in shifts], axis=-1)
+        series += rng.normal(0, noise, series.shape)
+        found[name] = look(series, AFFINE, ["a"] * 6, [[0, 1], [2, 3], [4, 5]])
+    assert found["shaken"].within == pytest.approx(0.5, abs=0.1)
+    assert found["shaken"].drift == pytest.approx(0.25, abs=0.05)
+    assert found["drift"].within < 0.1
+    assert found["drift"].drift == pytest.approx(0.4 * np.sqrt(2 / 3), abs=0.06)
+
+
+def test_what_belongs_to_the_delay_is_not_motion(head, rng) -> None:
+    """Shading along z that differs between delays looks like a shift along z; a slow drift is motion all the same."""
+    z = np.linspace(-1, 1, head.shape[2])
+    shades = {"early": 1 + 0.5 * z, "middle": 1 + 0.1 * z, "late": 1 - 0.5 * z}
+    truth, volumes, groups = [], [], []
+    for turn in range(4):
+        for name, shade in shades.items():
+            truth.append([0.3 * turn, 0, 0, 0, 0, 0.2 * turn])
+            volumes.append(moved(head, AFFINE, truth[-1]) * shade)
+            groups.append(name)
+    series = np.stack(volumes, axis=-1) + rng.normal(0, 5, (*head.shape, 12))
+    late, early = (np.array([name == kind for name in groups]) for kind in ("late", "early"))
+    _, plain = motion.correct(series, AFFINE, groups, m0=head)
+    _, found = motion.correct(series, AFFINE, groups, m0=head, conditions=groups)
+    taken, left = (abs(p[late, 2].mean() - p[early, 2].mean()) for p in (plain.parameters, found.parameters))
+    assert taken > 0.3
+    assert left < 0.05
+    steps = found.parameters - found.parameters[0]
+    np.testing.assert_allclose(steps[:, 0], np.array(truth)[:, 0], atol=0.12)
+    np.testing.assert_allclose(steps[:, 5], np.array(truth)[:, 5], atol=0.12)
+
+
+def test_motion_at_random_is_no_effect_of_the_condition(head, rng) -> None:
+    truth = rng.uniform(-2, 2, (8, 6))
+    series = np.stack([moved(head, AFFINE, p) for p in truth], axis=-1) + rng.normal(scale=5, size=(*head.shape, 8))
+    words = ["a", "b"] * 4
+    _, found = motion.correct(series, AFFINE, words, m0=head, conditions=words)
+    assert errors(found.parameters, truth) < 0.15
+
+
+def test_small_motion_ends_at_the_mean_position_large_motion_at_that_of_m0(head, rng) -> None:
+    small = np.array([[0.6, 0, 0, 0, 0, 0], [0.9, 0.3, 0, 0, 0, 0], [0.6, -0.3, 0, 0, 0, 0.0]])
+    series = np.stack([moved(head, AFFINE, p) for p in small], axis=-1) + rng.normal(scale=3, size=(*head.shape, 3))
+    corrected, found = motion.correct(series, AFFINE, ["a"] * 3, m0=head)
+    np.testing.assert_allclose(found.position[:3], small.mean(axis=0)[:3], atol=0.08)
+    np.testing.assert_allclose(found.parameters, small, atol=0.15)  # against M0 all the same
+    there = moved(head, AFFINE, small.mean(axis=0))
+    inside = head > 500
+    assert (
+        np.abs(corrected - there[..., None])[inside].mean() < 0.5 * np.abs(corrected - head[..., None])[inside].mean()
+    )
+    assert np.abs(found.m0 - there)[inside].mean() < 0.2 * np.abs(head - there)[inside].mean()
+    far = np.stack([moved(head, AFFINE, 4 * p) for p in small], axis=-1)
+    _, at_m0 = motion.correct(far, AFFINE, ["a"] * 3, m0=head)
+    assert not at_m0.position.any()
+    np.testing.assert_array_equal(at_m0.m0, head.astype(np.float32))
 
 
 def test_without_m0_the_first_volume_is_the_reference_and_runs_agree(head, rng) -> None:

@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from aslpinn.data.atlas import estimate_tissue
-from aslpinn.data.outliers import find_outliers
+from aslpinn.data.outliers import find_outliers, outliers_line
 from aslpinn.errors import InputError
 
 
@@ -67,6 +67,8 @@ def test_bad_pairs_and_a_bad_slice_are_found_and_weighted_down(repeats, rng) -> 
     found = find_outliers(series, mask, condition)
     assert found.volumes == [7, 31]
     assert found.slices == [(20, 5)]
+    said = outliers_line(found.provenance())
+    assert said == "of 48 delta-M volumes weighed down: 7, 31; single slices of others: volume 20: 5"
     assert found.weights[[7, 31]].max() < 0.3
     assert found.slice_weights[20, 5] < 0.2
     assert found.slice_weights[20, 4] == 1
@@ -78,6 +80,12 @@ def test_too_few_repeats_are_not_judged(repeats) -> None:
     series, mask, condition = repeats
     found = find_outliers(series[..., :18], mask, condition[:18])
     assert found.judged == 0
+    assert "cannot be told" in outliers_line(found.provenance())
     assert found.volumes == []
     with pytest.raises(InputError, match="do not fit"):
         find_outliers(series, mask, condition[:5])
+
+
+def test_slices_are_listed_as_ranges() -> None:
+    report = {"Judged": 8, "Volumes": [], "Slices": [[2, 4], [2, 5], [2, 6], [2, 9], [3, 1]]}
+    assert outliers_line(report).endswith("none; single slices of others: volume 2: 4-6, 9; volume 3: 1")

@@ -123,7 +123,7 @@ def load_subject(
     constants : dict, optional
         Constants by name that replace the defaults and the sidecar's.
     motion : str
-        "auto": rigid motion of raw volumes is corrected where the head moves by 0.2 mm or more; "on"; "off".
+        "auto": rigid motion of raw volumes is corrected where there is need (`preparation`); "on"; "off".
     outliers : bool
         Weigh down outlying volumes and slices: they are shrunk towards the mean of their delay's other repeats.
     calibration : str

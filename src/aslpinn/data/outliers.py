@@ -54,6 +54,30 @@ class Outliers:
         }
 
 
+def outliers_line(report: dict[str, Any] | None) -> str:
+    """The record of outliers in words: which volumes, and how many slices of which others."""
+    found = report or {}
+    if not found.get("Judged"):
+        return f"fewer than {FEWEST} repeats of a delay: a spoilt volume cannot be told from a good one"
+    volumes = ", ".join(map(str, found["Volumes"])) or "none"
+    by_volume: dict[int, list[int]] = {}
+    for volume, index in found["Slices"]:
+        by_volume.setdefault(volume, []).append(index)
+    slices = "; ".join(f"volume {volume}: {_ranges(indices)}" for volume, indices in by_volume.items()) or "none"
+    return f"of {found['Judged']} delta-M volumes weighed down: {volumes}; single slices of others: {slices}"
+
+
+def _ranges(numbers: list[int]) -> str:
+    """1, 2, 3, 7 as "1-3, 7"."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in parts)
+
+
 def find_outliers(series: ArrayLike, mask: ArrayLike, condition: ArrayLike, slice_axis: int = 2) -> Outliers:
     """Outlying volumes and slices of a delta-M series.
 

@@ -77,6 +77,20 @@ class Layout:
                 words[volume] = f"pld-{pld:g}-tau-{tau:g}"
         return words
 
+    def blocks(self) -> list[list[int]]:
+        """Raw volumes that are combined with each other: control and label of each pair, or each repeat of the rows."""
+        if self.encoding is not None:
+            return np.asarray(self.encoded.reshape(-1, self.encoding.size)).tolist()
+        return np.asarray(self.index).tolist() if self.index.ndim == 2 else []
+
+    def conditions(self) -> list[str]:
+        """A word for each volume: what it was measured as, alike only for repeats of the same measurement."""
+        words = [f"{contrast} {word}" for contrast, word in zip(self.contrasts(), self.types, strict=True)]
+        if self.encoding is not None:
+            for number, volume in enumerate(self.encoded):
+                words[volume] = f"row {number % self.encoding.size}"
+        return words
+
 
 def read_layout(path: Path, image: Image, sidecar: Sidecar, notes: list[str], steps: list[str]) -> Layout:
     """The layout of a series from its sidecar and aslcontext.
