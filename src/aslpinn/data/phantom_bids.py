@@ -20,8 +20,8 @@ SCANNER_UNITS = 1000.0
 
 _TRUTH_IGNORE = "**/*_cbf.*\n**/*_att.*\n**/*_abv.*\n**/*_probseg.*\n**/*_mask.*\n**/*_m0.*\n"
 
-#: Without this the validator finds two errors, and no others: the length of LabelingDuration against the NIfTI file and
-#: against aslcontext.tsv. (LABELING_DURATION_LENGTH_NOT_MATCHING_NIFTI, LABELLING_DURATION_NOT_MATCHING_ASLCONTEXT_TSV.)
+#: Without this the BIDS validator finds two errors, and no others: LabelingDuration is not as long as the NIfTI file,
+#: LABELING_DURATION_LENGTH_NOT_MATCHING_NIFTI, nor as the aslcontext, LABELLING_DURATION_NOT_MATCHING_ASLCONTEXT_TSV.
 _ENCODED_IGNORE = (
     "# BIDS has no words for time encoding: LabelingDuration holds one entry for each sub-bolus, not for each volume\n"
     "*_asl.*\n"
