@@ -29,6 +29,9 @@ class Estimate:
         Every setting that it ran with, the seed included; ready for JSON.
     info : dict
         What the run reports of itself (seconds, loss history, noise SD, chosen kernel, ...).
+    member_errors : (K, 2, N) float32 array or None
+        Errors of CBF and ATT of the K members at the N voxels of the mask, in C order: draws from the posterior around
+        its mean, which say how errors of different voxels go together. Default preset of pinn only.
     abv, flags : (X, Y, Z) array or None
         Arterial blood volume (fraction) and per-voxel flags, where the estimator has them.
     """
@@ -41,5 +44,6 @@ class Estimate:
     estimator: str
     settings: dict[str, Any] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
+    member_errors: NDArray[np.float32] | None = field(default=None, repr=False)
     abv: Volume | None = None
     flags: NDArray[np.uint8] | None = None

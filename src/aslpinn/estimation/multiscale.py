@@ -100,6 +100,7 @@ def fit_multiscale(
     info = _info(owner, fit, mixture, noise) | {"seconds": time.perf_counter() - began}
     estimate = problem.estimate("pinn", *_clipped(maps), settings, info)
     estimate.fitted = problem.volume(mixture.fitted)
+    estimate.member_errors = fit.member_errors
     if mixture.artery_share > 0 or arterial == "on":
         estimate.abv = problem.volume(mixture.abv)
     estimate.flags = problem.volume(_flags(problem, fit, mixture, maps, noise), np.uint8)

@@ -47,6 +47,8 @@ class FieldFit:
         cbf-cbf, cbf-att, att-att of the posterior (from the members), and of the data.
     reported : (2, N)
         Variances of CBF and ATT once the contrast is restored.
+    member_errors : (K, 2, N)
+        Estimates minus draws of CBF and ATT, once the contrast is restored.
     remainder : (2, N)
         Gradient of the log likelihood by CBF and ATT at the mode.
     noise_variance, freedom : float
@@ -64,6 +66,7 @@ class FieldFit:
     fitted: Floats
     covariance: Floats
     reported: Floats
+    member_errors: NDArray[np.float32]
     precision: Floats
     remainder: Floats
     noise_variance: float
@@ -262,6 +265,7 @@ class _State:
             fitted=self.fitted,
             covariance=owner.covariance(errors, precision) * pair,
             reported=owner.covariance(restored, precision)[[0, 2]] * pair[[0, 2]],
+            member_errors=np.array([e * unit[:, None] for e in restored], np.float32),
             precision=precision.astype(np.float64) / pair,
             remainder=left.astype(np.float64) / unit[:, None],
             noise_variance=self.scale,
