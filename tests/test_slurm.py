@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -106,10 +107,13 @@ def fail_node(folder: Path) -> None:
     """Kill the node's daemon with the job it runs, as a power cut does, and start the daemon again."""
     node = int((folder / "slurmd.pid").read_text())
     psutil = pytest.importorskip("psutil")
-    steps = [p for p in psutil.process_iter(["name"]) if (p.info["name"] or "").startswith("slurmstepd")]
-    jobs = [p for step in steps for p in [step, *step.children(recursive=True)]]
-    for process in [psutil.Process(node), *jobs]:
-        process.kill()
+    psutil.Process(node).kill()
+    for step in psutil.process_iter(["name"]):
+        if (step.info["name"] or "").startswith("slurmstepd"):
+            with suppress(psutil.NoSuchProcess):
+                for process in [*step.children(recursive=True), step]:
+                    with suppress(psutil.NoSuchProcess):  # it ended by itself just now
+                        process.kill()
     time.sleep(15)  # Slurm takes a job that began a few seconds ago for one that is still on its way
     subprocess.run(["slurmd"], check=True)
 
