@@ -52,7 +52,7 @@
         nv.createOnLocationChange();
       }));
     frame(root, element("div", { class: "widget-controls" }, ...[estimator, quantity, view, opacity, ...places].map((c) => c.row)), holder, scale, values.node);
-    const nv = new Niivue({ backColor: [0, 0, 0, 1], show3Dcrosshair: true, isColorbar: false, dragAndDropEnabled: false, logLevel: "silent", crosshairWidth: 0.4, crosshairWidthUnit: "percent", multiplanarLayout: 2, multiplanarForceRender: true });
+    const nv = new Niivue({ backColor: [0, 0, 0, 1], show3Dcrosshair: true, isColorbar: false, dragAndDropEnabled: false, logLevel: "silent", crosshairWidth: 0.8, crosshairWidthUnit: "percent", multiplanarLayout: 2, multiplanarForceRender: true });
     nv.onLocationChange = (place) => {
       if (place.frac) places.forEach((slide, axis) => { slide.value = Math.min(size[axis], 1 + Math.floor(place.frac[axis] * size[axis] + 1e-4)); });
       tell(place);
