@@ -14,6 +14,7 @@ from scipy.stats import gamma
 
 from aslpinn import Acquisition, InputError, fit
 from aslpinn.data import simulate
+from aslpinn.estimation.objectives import Durations, closed_form
 from aslpinn.physics import Constants, delta_m, delta_m_rate
 
 TYPICAL = Constants(dispersion_sharpness=7.4, dispersion_time_to_peak=0.15)
@@ -85,6 +86,17 @@ def test_estimators_that_know_of_it_find_the_truth(dispersed, estimator):
     late = fit(dispersed.series, dispersed.mask, blind, estimator=estimator, **options)
     mean_delay = 0.15 + 1 / 7.4  # a fit without dispersion takes the kernel's delay for transit time
     assert np.median((late.att - dispersed.att)[inside]) == pytest.approx(mean_delay, abs=0.08)
+
+
+def test_a_network_takes_the_kernel_into_its_loss(dispersed):
+    inside, timing = dispersed.mask, dispersed.acquisition
+    measured, cbf, att = (torch.tensor(1e3 * v[inside]) for v in (dispersed.series, dispersed.cbf, dispersed.att))
+    times = Durations(timing).acquired(torch.tensor(timing.post_labeling_delay, dtype=torch.float32)[None])
+    losses = [
+        float(closed_form(measured, torch.ones(1, 11), cbf / 1e3, att / 1e3, times, constants, 1e3)["total"])
+        for constants in (timing.constants, Constants())
+    ]
+    assert losses[0] < 1e-9 < 1e-3 < losses[1]
 
 
 @pytest.mark.parametrize("estimator", ["pinn", "vb", "svb"])
