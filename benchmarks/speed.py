@@ -46,8 +46,10 @@ elif "grid" in task:
     write_estimate(subject, estimate, task["out"])
 else:
     from aslpinn import fit
-    from aslpinn.report.speed import synthetic
+    from aslpinn.report.speed import synthetic, synthetic_m0
     series, mask, timing = synthetic(task["voxels"], task["delays"])
+    if task["options"]["estimator"] == "pinn":
+        task["options"]["guide"] = synthetic_m0(mask)
     fit(series, mask, timing, voxel_size=(3.0, 3.0, 3.0), **task["options"])
 print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
 sys.exit(code)

@@ -50,10 +50,23 @@ def scaling(
             )
         axes.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label)
         axes.grid(which="minor", alpha=0.12)
+        ticks = np.unique(np.concatenate([sizes for sizes, _ in found.values()]))
+        if ticks.size <= 8:
+            axes.set_xticks(ticks, [_short(tick) for tick in ticks])
+            axes.minorticks_off()
+        axes.yaxis.set_major_formatter("{x:g}")
         low, high = axes.get_ylim()
         axes.set_ylim(low, high * (high / low) ** (0.075 * len(found)))  # room for the legend above the curves
         axes.legend(loc="upper left", fontsize=9)
     return figure
+
+
+def _short(size: float) -> str:
+    """1k for a thousand, 1M for a million."""
+    for unit, name in ((1e6, "M"), (1e3, "k")):
+        if size >= unit:
+            return f"{size / unit:.3g}{name}"
+    return f"{size:g}"
 
 
 def _reference(found: Mapping[str, Curve], relative_to: tuple[str, float]) -> float:

@@ -1,0 +1,125 @@
+"""The teaching notebooks: they run with empty cells, and their solutions give what their text says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import numpy as np
+import pytest
+
+from aslpinn.errors import FitError
+from aslpinn.report import classroom
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ("class-kinetics", "class-losses")
+EMPTY = re.compile(r"^ *return None$|= \.\.\.", re.MULTILINE)
+SOLUTION = re.compile(r"~~~python\n(.*?)~~~", re.DOTALL)
+EXPECTED = re.compile(r"^\| `([^`]+)`[^|]*\| *([-\d.]+) *\| *([-\d.]+) *\|$", re.MULTILINE)
+
+
+def cells(name: str) -> list[Any]:
+    return jupytext.read(ROOT / "notebooks" / f"{name}.md").cells
+
+
+def run(name: str, solve: bool) -> dict[str, Any]:
+    """Run the cells of a notebook, short settings with empty tasks, its own settings with the solutions."""
+    space: dict[str, Any] = {}
+    listed = cells(name)
+    tasks = [k for k, cell in enumerate(listed) if cell.cell_type == "code" and EMPTY.search(cell.source)]
+    given = {}
+    for k, cell in enumerate(listed):
+        if cell.cell_type == "markdown" and (found := SOLUTION.search(cell.source)):
+            given[max(task for task in tasks if task < k)] = found[1]
+    assert sorted(given) == tasks, "every task has one solution below it"
+    for k, cell in enumerate(listed):
+        if cell.cell_type == "code":
+            source = cell.source.replace("fast = False", f"fast = {not solve}")
+            exec(compile(source, f"{name}, cell {k}", "exec"), space)
+            if solve and k in given:
+                exec(compile(given[k], f"{name}, solution in cell {k}", "exec"), space)
+    return space
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_page_with_empty_cells_runs_and_says_so(name, capsys):
+    run(name, solve=False)
+    said = capsys.readouterr().out
+    tasks = [line for line in said.splitlines() if line.startswith("Task")]
+    assert len(tasks) >= 5
+    assert all("not written yet" in line for line in tasks if "Task 5" not in line or name == "class-losses")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_solutions_are_right_and_give_what_the_text_says(name, capsys):
+    space = run(name, solve=True)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Task")]
+    assert said
+    assert all(line.endswith("right.") and "not" not in line for line in said), said
+    checked = 0
+    for cell in cells(name):
+        if cell.cell_type == "markdown":
+            for expression, low, high in EXPECTED.findall(cell.source):
+                value = float(eval(expression, space))
+                assert float(low) <= value <= float(high), f"{expression} is {value}, the text says {low} to {high}"
+                checked += 1
+    assert checked >= 5
+
+
+@pytest.mark.parametrize(
+    ("mine", "says"),
+    [
+        (None, "not written yet"),
+        (..., "not written yet"),
+        (3.0, "right."),
+        (2.9, "not yet right, found 2.9, expected 3"),
+        (float("nan"), "not yet right"),
+        ([3.0, 3.0], "shape (2,), expected ()"),
+        ("three", "stops with ValueError"),
+    ],
+)
+def test_an_answer_is_judged_without_stopping_the_page(mine, says, capsys):
+    kept = classroom.solved("Task 9", mine, 3.0)
+    assert kept == 3.0
+    assert says in capsys.readouterr().out
+
+
+def test_a_students_function_is_kept_only_where_it_is_right(capsys):
+    def right(x):
+        return x**2
+
+    def wrong(x):
+        return x
+
+    def broken(x):
+        raise ZeroDivisionError("oops")
+
+    reference = np.square
+    x = (np.arange(5.0),)
+    assert classroom.solved("Task 1", right, reference, x) is right
+    assert classroom.solved("Task 1", wrong, reference, x) is reference
+    assert classroom.solved("Task 1", broken, reference, x) is reference
+    assert "ZeroDivisionError: oops" in capsys.readouterr().out
+
+
+def test_bounds_of_a_plan_scale_with_noise_and_scan_time():
+    delays = [0.4, 1.0, 1.6]
+    one = np.array(classroom.Budget().bounds(delays))
+    np.testing.assert_allclose(classroom.Budget(noise=0.004).bounds(delays), 2 * one)
+    np.testing.assert_allclose(classroom.Budget(scan=1200.0).bounds(delays), one / 2)
+    assert classroom.Budget().bounds([1.0]) == (np.inf, np.inf)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training():
+    shape = (6, 6, 2)
+    from aslpinn import simulate
+
+    timing = simulate("te7", tsnr=None, voxel_size=(20.0, 20.0, 40.0)).acquisition
+    series = np.random.default_rng(0).normal(1e-3, 1e-4, (*shape, len(timing)))
+    lesson = classroom.Lesson(series, np.ones(shape), timing, (3.0, 3.0, 7.0))
+    with pytest.raises(FitError, match="epoch 1"):
+        lesson.train(lambda batch: batch.fitted.mean() * float("nan"), 2)
