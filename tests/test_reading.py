@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from aslpinn import Estimate, fit, load_subject, simulate
+from aslpinn.cli import main
 from aslpinn.data import write_phantom
+from aslpinn.data.motion import Motion
 from aslpinn.report import qc, reading
 
 
@@ -64,6 +67,8 @@ def test_late_arrival_one_m0_for_all_and_missing_sds_are_said(repeated) -> None:
     assert "one M0 of blood" in said
     early = replace(estimate, att=np.full_like(estimate.att, 0.1))
     assert "upper bound" in cannot(person, early)
+    wrong = replace(estimate, fitted=3 * estimate.fitted)
+    assert "times the noise" in cannot(person, wrong)
     noisy = replace(estimate, cbf_sd=estimate.cbf, att_sd=np.ones_like(estimate.att))
     assert "SD is 100 % of the value. Means over many voxels" in cannot(person, noisy)
 
@@ -93,7 +98,30 @@ def test_flagged_measures_come_with_their_range_and_source(repeated) -> None:
     _, person, estimate = repeated
     wild = Estimate(3 * estimate.cbf, estimate.att, None, None, 3 * estimate.fitted, "wrong")
     found = qc.quality(person, wild)
-    lines = qc.details(found).splitlines()
+    lines = qc.details(found)
     assert [line.split(":")[0] for line in lines] == found["Flags"]
     assert any("gm_cbf" in line and "20 to 120" in line and "Clement" in line for line in lines)
     assert set(qc.beside(person, estimate)) == {"_desc-qc_quality.json"}
+
+
+def test_the_figure_of_motion_goes_beside_the_maps_the_same_on_every_run(repeated) -> None:
+    _, person, estimate = repeated
+    shifts = np.zeros((len(person.acquisition), 6))
+    moved = replace(person, motion=Motion(shifts, shifts[:, 0], person.mask, "M0", "", 3))
+    first, again = qc.beside(moved, estimate), qc.beside(moved, estimate)
+    assert set(first) == {"_desc-qc_quality.json", "_desc-motion_timeseries.svg"}
+    assert first == again
+
+
+def test_a_crop_of_one_brain_fits_and_is_called_what_it_is(shared, tmp_path) -> None:
+    asl = shared / "data" / "asltk-tepcasl" / "sub-01" / "perf" / "sub-01_asl.nii.gz"
+    assert main(["fit", str(asl), "--out", str(tmp_path), "--estimator", "nlls"]) == 0
+    written = json.loads((tmp_path / "sub-01" / "perf" / "sub-01_desc-qc_quality.json").read_text())
+    assert "residual_over_noise" in written["Flags"]
+    person = load_subject(asl)
+    estimate = fit(person.series, person.mask, person.acquisition, estimator="nlls", voxel_size=person.voxel_size)
+    said = cannot(person, estimate)
+    for words in ("309 ml", "repetition time of M0 is not recorded", "only difference images", "without repeats"):
+        assert words in said
+    assert "no tissue maps" in said
+    assert "Means over the brain" not in "\n".join(reading.readings(person, estimate)["can"])

@@ -114,22 +114,26 @@ def beside(subject: Subject, estimate: Estimate, found: dict[str, Any] | None = 
     if subject.motion is not None:
         from io import BytesIO
 
+        from matplotlib import rc_context
+
         from .figures.subject import motion
 
         picture = BytesIO()
-        motion(subject.motion.parameters, subject.motion.framewise_displacement).savefig(picture, format="svg")
+        with rc_context({"svg.hashsalt": "aslpinn"}):  # the same bytes on every run
+            figure = motion(subject.motion.parameters, subject.motion.framewise_displacement)
+            figure.savefig(picture, format="svg", metadata={"Date": None})
         files["_desc-motion_timeseries.svg"] = picture.getvalue()
     return files
 
 
-def details(found: dict[str, Any]) -> str:
-    """The flags of `quality`, one a line: measure, value, usual range and where that comes from; "" without flags."""
+def details(found: dict[str, Any]) -> list[str]:
+    """A line for each flag of `quality`: measure, value, usual range and where that comes from."""
     rows = []
     for name in found["Flags"]:
         usual = found["Thresholds"][name]
         value = f"{found['Measures'][name]:.3g}; usual: {usual['Low']:g} to {usual['High']:g}"
         rows.append(f"{name}: {value} ({usual['Source']})")
-    return "\n".join(rows)
+    return rows
 
 
 def flagged_voxels(flags: NDArray[np.uint8] | None, legend: dict[str, str], mask: Mask) -> str:

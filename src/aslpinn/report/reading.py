@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .qc import noise_sd
+from .qc import THRESHOLDS, noise_sd, residual_over_noise
 
 if TYPE_CHECKING:
     from ..data.bids import Subject
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 WHOLE_BRAIN = 850.0
 #: Share of CBF, and s of ATT, up to which the median SD lets single voxels be read. A convention of this project.
 READABLE_CBF, READABLE_ATT = 0.25, 0.2
+#: Spread of CBF over the mask, in median SDs, from which its pattern is more than noise. A convention too.
+PATTERN = 2.0
 #: A mean residual that is this share of the largest mean signal, and this many standard errors, is a misfit.
 MISFIT_SHARE, MISFIT_ERRORS = 0.1, 5.0
 #: Repetition time in s of M0 scans that are not fully relaxed, as they are often acquired.
@@ -77,6 +79,21 @@ def _voxels(subject: Subject, estimate: Estimate) -> Verdicts:
         return
     share = float(np.median(estimate.cbf_sd[mask] / np.maximum(estimate.cbf[mask], 1.0)))
     late = float(np.median(estimate.att_sd[mask]))
+    spread = float(estimate.cbf[mask].std() / max(float(np.median(estimate.cbf_sd[mask])), 1e-6))
+    if spread >= PATTERN:
+        yield (
+            "can",
+            "The pattern: where flow is high or low, early or late. CBF differs between voxels by "
+            f"{spread:.1f} times its median SD.",
+        )
+    excess = residual_over_noise(subject, estimate.fitted)
+    if excess > THRESHOLDS["residual_over_noise"].high:
+        yield (
+            "cannot",
+            f"Single voxels by their standard deviations: these count noise, and what the model leaves is {excess:.1f} "
+            f"times the noise (the median SD, {100 * share:.0f} % of CBF and {late:.2f} s of ATT, is too small).",
+        )
+        return
     said = f"CBF of single voxels: the median SD is {100 * share:.0f} % of the value"
     if share <= READABLE_CBF:
         yield "can", f"{said}."
