@@ -30,7 +30,7 @@ MOVING = {
 }
 NARROW = 380
 SHARED_MB = 15
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("book")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="session")

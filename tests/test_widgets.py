@@ -23,7 +23,6 @@ from aslpinn.report.tasks import Task
 from aslpinn.report.viewer import map_files, small_copy, write_viewer
 
 STATIC = Path(__file__).resolve().parents[1] / "book" / "_static"
-pytestmark = pytest.mark.xdist_group("book")
 
 
 @pytest.fixture(scope="module")
