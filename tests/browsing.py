@@ -110,7 +110,7 @@ def move_every_control(page: Any, root: str) -> list[str]:
         page.keyboard.press(control.evaluate(_KEY))
         try:
             page.wait_for_function(
-                "([root, before]) => window.drawn(root) !== before", arg=[root, before], timeout=4000
+                "([root, before]) => window.drawn(root) !== before", arg=[root, before], timeout=15_000
             )
         except Exception:  # playwright's TimeoutError, whose module may not be there
             idle.append(control.get_attribute("name") or str(place))
