@@ -45,13 +45,11 @@ def run(name: str, solve: bool) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_page_with_empty_cells_runs_and_says_so(name, capsys):
-    run(name, solve=False)
-    said = capsys.readouterr().out
-    tasks = [line for line in said.splitlines() if line.startswith("Task")]
-    assert len(tasks) >= 5
-    assert all("not written yet" in line for line in tasks if "Task 5" not in line or name == "class-losses")
+def test_a_page_with_empty_cells_runs_and_says_so(capsys):
+    run("class-kinetics", solve=False)  # the other one runs like this in the book's own tests
+    tasks = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Task")]
+    assert len(tasks) >= 7
+    assert all("not written yet" in line for line in tasks)
 
 
 @pytest.mark.slow
