@@ -22,7 +22,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--paper", type=int, metavar="EPOCHS", help="no search: the paper's schedule from the best so far"
+        "--paper", type=int, metavar="EPOCHS", help="no search: train with the paper's schedule, see --of"
+    )
+    parser.add_argument(
+        "--of", nargs="+", default=["preset"], metavar="SEARCH:TRIAL", help="with --paper: unsaid:49, free:52, preset"
     )
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "pointwise.csv")
@@ -34,10 +37,14 @@ def main() -> None:
 
     known = ablations.read_csv(arguments.out) if arguments.out.is_file() else []
     if arguments.paper:
-        best = next(row for row in known if row["search"] == "unsaid")
-        added = [row | {"epochs": arguments.paper} for row in ablations.paper_schedule(best, arguments.paper)]
-        kept = [row for row in known if not str(row["search"]).startswith("paper")]
-        ablations.write_csv(kept + added, arguments.out)
+        for place in arguments.of:
+            trial = None
+            if place != "preset":
+                search, _, number = place.partition(":")
+                trial = next(row for row in known if (row["search"], row.get("trial")) == (search, int(number)))
+            row = ablations.paper_schedule(trial, arguments.paper) | {"epochs": arguments.paper}
+            known = [other for other in known if other["search"] != row["search"]] + [row]
+            ablations.write_csv(known, arguments.out)
         return
     rows = ablations.search_pointwise(
         arguments.trials,

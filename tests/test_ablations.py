@@ -68,11 +68,13 @@ def test_search_is_reproducible_and_its_rows_survive_a_file(tmp_path):
     assert len(figures.search(back, panels, "skill", "skill").axes) >= 2
 
 
-def test_the_papers_schedule_starts_from_its_preset_and_from_what_was_found():
-    best = {"protocol": "te11", "reading": "ode", "time_scale": 2.0, "signal_scale": 0.5, "cbf_scale": 20.0}
-    rows = ablations.paper_schedule(best | {"att_scale": 1.0, "collocation_at": "near"}, 1, slices=3)
-    assert [row["search"] for row in rows] == ["paper, best unsaid", "paper, preset"]
-    assert rows[0]["cbf_bias_gm"] < rows[1]["cbf_bias_gm"]  # one epoch leaves CBF near its start, 20 or 40
+def test_the_papers_schedule_starts_from_its_preset_or_from_a_trial():
+    trial = {"protocol": "te11", "reading": "ode", "time_scale": 2.0, "signal_scale": 0.5, "cbf_scale": 20.0}
+    trial |= {"att_scale": 1.0, "collocation_at": "near", "search": "unsaid", "trial": 7}
+    preset, found = (ablations.paper_schedule(start, 1, slices=3) for start in (None, trial))
+    assert preset["search"] == "paper's schedule, preset paper"
+    assert found["search"] == "paper's schedule, trial 7 of search unsaid"
+    assert found["cbf_bias_gm"] < preset["cbf_bias_gm"]  # one epoch leaves CBF near its start, 20 or 40
 
 
 @pytest.mark.parametrize("at", ["between", "near"])

@@ -34,6 +34,7 @@ BASE: dict[str, Any] = {
 }
 #: The paper's hash encoding: sixteen levels, far finer than a voxel.
 PAPER_LEVELS = {"levels": 16, "base": 16, "finest": 4096}
+COARSE_LEVELS = {"levels": 4, "base": 8, "finest": 48}
 
 #: Group -> row's name -> what it changes of BASE.
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
@@ -91,6 +92,8 @@ AS_PUBLISHED: dict[str, Any] = {
     "batch": 1000,
 }
 SEARCHES = ("unsaid", "free")
+UNSAID = ("reading", "time_scale", "signal_scale", "cbf_scale", "att_scale", "collocation_at")
+LONG = "paper's schedule, "  # what "search" of a row of `paper_schedule` begins with
 
 
 @lru_cache(maxsize=4)
@@ -224,7 +227,7 @@ def suggest(trial: Any, search: str) -> tuple[str, dict[str, Any]]:
             "omega_signal": trial.suggest_float("omega_signal", 3.0, 40.0, log=True),
         }
         levels = trial.suggest_categorical("encoding", ["16 to 4096", "8 to 48"])
-        settings |= PAPER_LEVELS if levels == "16 to 4096" else {"levels": 4, "base": 8, "finest": 48}
+        settings |= PAPER_LEVELS if levels == "16 to 4096" else COARSE_LEVELS
     return protocol, settings
 
 
@@ -268,21 +271,23 @@ def search_pointwise(
     return sorted(rows, key=lambda row: -float(row["skill"]))
 
 
-def paper_schedule(best: Mapping[str, Any], epochs: int, slices: int = 4) -> list[Row]:
-    """The paper's own schedule (AdamW from 1e-3, cosine) on a slab: best unsaid settings, and those of preset paper.
+def paper_schedule(trial: Mapping[str, Any] | None, epochs: int, slices: int = 4) -> Row:
+    """The paper's own schedule (AdamW from 1e-3, cosine) on a slab, with the settings of a trial of `search_pointwise`.
 
-    best is a row of `search_pointwise`; its protocol and unsaid settings are taken. Two rows, "search" says which.
+    None trains preset paper as it stands. The row's "search" says which trial it was.
     """
     from ..estimation.config import PRESETS
 
-    unsaid = ("reading", "time_scale", "signal_scale", "cbf_scale", "att_scale", "collocation_at")
-    rows: list[Row] = []
-    for name, own in (("paper, best unsaid", {key: best[key] for key in unsaid}), ("paper, preset", {})):
-        protocol = str(best["protocol"]) if own else "te11"
-        case = slab(protocol, slices=slices)
-        settings = PRESETS["paper"].as_dict() | own | {"epochs": epochs, "t_max": epochs}
-        rows.append({"search": name, "protocol": protocol, **own, **score(case, fit_config(case, settings))})
-    return rows
+    own: dict[str, Any] = {}
+    protocol, name = "te11", "preset paper"
+    if trial is not None:
+        searched = (*UNSAID, "lambda_physics", "collocation", "omega_signal_first", "omega_signal")
+        own = {key: trial[key] for key in searched if key in trial}
+        protocol, name = str(trial["protocol"]), f"trial {trial['trial']} of search {trial['search']}"
+    levels = COARSE_LEVELS if trial is not None and trial.get("encoding") == "8 to 48" else {}
+    settings = PRESETS["paper"].as_dict() | own | levels | {"epochs": epochs, "t_max": epochs}
+    case = slab(protocol, slices=slices)
+    return {"search": f"{LONG}{name}", "protocol": protocol, **own, **score(case, fit_config(case, settings))}
 
 
 def write_csv(rows: Sequence[Row], path: str | Path) -> Path:
