@@ -39,32 +39,34 @@ def slope_between_samples(
 
 
 @styled
-def matched_cbf(shares: Mapping[str, Mapping[int, Float]]) -> Figure:
-    """CBF that matching slopes finds, in percent of the truth: series -> collocation times -> (voxels,) shares.
+def matched_cbf(
+    by_collocation: Mapping[str, Mapping[int, Float]], by_samples: Mapping[str, Mapping[int, Float]]
+) -> Figure:
+    """CBF that matching slopes finds, in percent of the truth: series -> count -> (voxels,) shares.
 
-    Median and quartiles over voxels against the number of collocation times, with a line at 100.
+    Median and quartiles over voxels, left against the number of collocation times, right against the samples within
+    one labeling duration, with a line at 100.
     """
-    figure, axes = subplots(figsize=(6.4, 3.6))
-    for color, marker, (name, by_count) in zip(CATEGORICAL, MARKERS, shares.items(), strict=False):
-        counts = np.array(list(by_count), dtype=float)
-        low, middle, high = np.array([np.percentile(100 * v, (25, 50, 75)) for v in by_count.values()]).T
-        axes.errorbar(
-            counts,
-            middle,
-            (middle - low, high - middle),
-            marker=marker,
-            color=color,
-            label=name,
-            capsize=3,
-            linewidth=1.4,
-        )
-    axes.axhline(100, color="0.3", linewidth=1)
-    axes.set_xscale("log")
-    ticks = list(next(iter(shares.values())))
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-    axes.set(xlabel="collocation times a voxel", ylabel="CBF found (% of the truth)", ylim=(0, 110))
-    axes.legend(loc="lower right")
+    figure, panels = subplots(1, 2, figsize=(8.8, 4.2), sharey=True)
+    titles = "collocation times a voxel", "samples within one labeling duration"
+    for axes, series, title in zip(panels, (by_collocation, by_samples), titles, strict=True):
+        for color, marker, (name, by_count) in zip(CATEGORICAL, MARKERS, series.items(), strict=False):
+            counts = np.array(list(by_count), dtype=float)
+            low, middle, high = np.array([np.percentile(100 * v, (25, 50, 75)) for v in by_count.values()]).T
+            spread = (middle - low, high - middle)
+            axes.errorbar(
+                counts, middle, spread, marker=marker, color=color, label=name, capsize=3, linewidth=1.4
+            )  # fmt: skip
+        axes.axhline(100, color="0.3", linewidth=1)
+        axes.axhline(50, color="0.3", linewidth=1, linestyle=":")
+        axes.set_xscale("log")
+        ticks = list(next(iter(series.values())))
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
+        axes.set(xlabel=title, ylim=(0, 120))
+        axes.legend(loc="upper left" if series is by_collocation else "lower right", fontsize=9)
+    panels[0].set_ylabel("CBF found (% of the truth)")
+    panels[0].set_ylim(0, 150)
     return figure
 
 
