@@ -42,7 +42,7 @@ def person_with_repeats(
             why = "the first series of the data set has no repeats"
         except InputError:
             why = "the first series of the data set cannot be used"
-    size = (6.0, 6.0, 7.0) if fast else (4.0, 4.0, 5.0)
+    size = (6.0, 6.0, 7.0) if fast else (4.5, 4.5, 6.0)
     made = simulate(
         "mpld6", tsnr=PAIR_TSNR, seed=seed, volunteer=2, voxel_size=size,
         arterial_voxels=True, noise_fwhm=NOISE_FWHM, slice_time=SLICE_TIME,
