@@ -51,6 +51,19 @@ def test_sensitivities_are_the_derivatives_of_the_signal(cbf, att, pld, tau):
     assert by_att == pytest.approx(numeric, rel=1e-4, abs=1e-8)
 
 
+def test_sensitivities_follow_a_dispersed_bolus():
+    """The derivatives of the dispersed signal, and close to those of the plug where the kernel is narrow."""
+    pld, tau = timing("te11")
+    plug = sensitivities(50.0, 1.2, pld, tau)
+    narrow = sensitivities(50.0, 1.2, pld, tau, Constants(dispersion_sharpness=1e4))
+    for a, b in zip(plug, narrow, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0.02, atol=2e-2 * np.abs(a).max())
+    wide = sensitivities(50.0, 1.2, pld, tau, Constants(dispersion_sharpness=5.0, dispersion_time_to_peak=0.1))
+    assert np.count_nonzero(np.abs(wide[1]) > 0.2 * np.abs(wide[1]).max()) > np.count_nonzero(
+        np.abs(plug[1]) > 0.2 * np.abs(plug[1]).max()
+    )
+
+
 def test_one_delay_cannot_give_two_numbers_however_often_repeated():
     assert np.isinf(cramer_rao(50.0, 1.2, np.full(72, 1.8), 1.8, 1e-6)).all()
     assert np.isfinite(cramer_rao(50.0, 1.2, [0.5, 1.8], 1.8, 1e-3)).all()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .constants import CBF_PER_FLOW, Constants
-from .kinetics import DEFAULT, apparent_t1
+from .kinetics import DEFAULT, apparent_t1, delta_m
 
 Float = NDArray[np.float64]
 
@@ -25,6 +25,11 @@ def sensitivities(
     the derivative is that of the earlier phase.
     """
     flow, arrival, delay, duration = (np.asarray(v, dtype=float) for v in (cbf, att, pld, tau))
+    if constants.disperses:  # no kinks: central differences serve
+        step = 1e-4
+        more, less = (delta_m(flow + d, arrival, delay, duration, constants) for d in (step, -step))
+        later, earlier = (delta_m(flow, arrival + d, delay, duration, constants) for d in (step, -step))
+        return (more - less) / (2 * step), (later - earlier) / (2 * step)
     t1 = np.asarray(apparent_t1(flow, constants), dtype=float)
     since_arrival = delay + duration - arrival
     inflow = np.clip(since_arrival, 0.0, duration)
