@@ -120,7 +120,7 @@ def test_no_artery_is_invented_in_pure_tissue(phantom, estimate):
     assert estimate.info["artery_share"] == 0
     assert not (estimate.flags & ARTERY).any()
     assert (estimate.flags[mask] == 0).mean() > 0.5
-    assert set(estimate.info["flags_legend"]) == {"1", "2", "4", "8", "16"}
+    assert set(estimate.info["flags_legend"]) == {"1", "2", "4", "8", "16", "32"}
     assert estimate.flags.dtype == np.uint8
 
 
@@ -178,6 +178,7 @@ def test_settings_and_info_are_ready_for_json_and_progress_ends_at_its_total(pha
         ({"epochs": 5}, "epochs: a setting of networks"),
         ({"frequency": 3}, "no setting frequency; expected some of arterial"),
         ({"arterial": "maybe"}, "arterial is 'maybe'; expected one of auto, on, off"),
+        ({"regions": "on"}, "regions is 'on'; expected one of auto, off"),
         ({"iterations": 1}, "iterations is 1; expected 2 to 100"),
         ({"members": 1.5}, "members is 1.5; expected a whole number"),
         ({"members": 0}, "members is 0; expected 1 to 1000"),
@@ -248,17 +249,20 @@ def test_the_solver_finds_the_posterior_of_the_dense_equations(rng):
         np.stack([dense[:, 0, 0], dense[:, 0, 1], dense[:, 1, 1]]).astype(np.float32),
         rng.standard_normal((2, n)).astype(np.float32),
     )
-    variances = np.array([[0.5, 0.1, 0.3, 0.2], [0.2, 0.05, 0.0, 0.6], [0.0, 0.0, 0.4, 0.1]])
+    variances = np.array(
+        [[0.5, 0.1, 0.3, 0.2], [0.2, 0.05, 0.0, 0.6], [0.0, 0.0, 0.4, 0.1], [0, 0, 0.2, 0.5], [0, 0, 0.7, 0]]
+    )
     guide, rho = rng.standard_normal(n).astype(np.float32), -0.3
-    prior = LinearFields(basis, variances, guide, rho, tolerance=1e-6, iterations=300)
+    region = rng.random(n).astype(np.float32)
+    prior = LinearFields(basis, variances, guide, rho, tolerance=1e-6, iterations=300, region=region)
     _, theta, _ = prior.solve(likelihood, likelihood.pull)
     eye = np.eye(n, dtype=np.float32)
     spectra = basis.spectrum(variances)
     cov = [np.concatenate([basis.down(s[None] * basis.up(row[None])) for row in eye]) for s in spectra]
     block = np.zeros((2 * n, 2 * n))
-    block[:n, :n] = cov[0] + guide[:, None] * cov[2] * guide
+    block[:n, :n] = cov[0] + guide[:, None] * cov[2] * guide + region[:, None] * cov[3] * region
     block[:n, n:] = block[n:, :n] = rho * block[:n, :n]
-    block[n:, n:] = cov[1] + rho**2 * block[:n, :n]
+    block[n:, n:] = cov[1] + region[:, None] * cov[4] * region + rho**2 * block[:n, :n]
     precision = np.zeros((2 * n, 2 * n))
     for (i, j), values in zip(((0, 0), (0, 1), (1, 1)), likelihood.precision, strict=True):
         precision[i * n : (i + 1) * n, j * n : (j + 1) * n] = np.diag(values)

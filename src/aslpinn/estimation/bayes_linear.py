@@ -3,7 +3,8 @@
 The unknowns are fields x = K^(1/2) u with K the spectrum of a `MultiscaleField` and u standard normal. The data enter
 through a precision matrix (2 x 2 for CBF and ATT in every voxel) and a pull: the log likelihood is
 -theta' L theta / 2 + b' theta. CBF is x_0 plus, with a guide, psi x_2; ATT is x_1 plus rho times CBF: white
-matter has less flow and later arrival, so one tells of the other.
+matter has less flow and later arrival, so one tells of the other. A focal region q adds q times a field of its own to
+either: levels that are there inside the region only.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Likelihood:
 class LinearFields:
     """The prior: fields of given level variances (F, levels), how they make CBF and ATT, and the solver.
 
-    guide (N,) is psi or None, coupling is rho.
+    guide (N,) is psi or None, region (N,) is q or None, coupling is rho. Order of the fields: CBF, ATT, that of the
+    guide, CBF and ATT in the region.
     """
 
     basis: MultiscaleField
@@ -52,35 +54,59 @@ class LinearFields:
     coupling: float = 0.0
     tolerance: float = 5e-3
     iterations: int = 20
+    region: Floats | None = None
     spectrum: Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.spectrum = self.basis.spectrum(self.variances)
 
+    @property
+    def everywhere(self) -> int:
+        """Number of fields that are not a region's."""
+        return 2 if self.guide is None else 3
+
     def combine(self, x: Floats) -> Floats:
         """(CBF, ATT) as (2, N) of the fields at the voxels, (F, N)."""
-        cbf = x[0] if self.guide is None else x[0] + self.guide * x[2]
-        return np.stack([cbf, x[1] + np.float32(self.coupling) * cbf])
+        cbf, att = x[:2]
+        if self.guide is not None:
+            cbf = cbf + self.guide * x[2]
+        if self.region is not None:
+            cbf, att = cbf + self.region * x[-2], att + self.region * x[-1]
+        return np.stack([cbf, att + np.float32(self.coupling) * cbf])
 
     def spread(self, theta: Floats) -> Floats:
         """The adjoint of `combine`: (2, N) to (F, N)."""
         cbf = theta[0] + np.float32(self.coupling) * theta[1]
         rows = [cbf, theta[1]]
-        return np.stack(rows if self.guide is None else [*rows, self.guide * cbf])
+        if self.guide is not None:
+            rows.append(self.guide * cbf)
+        if self.region is not None:
+            rows += [self.region * cbf, self.region * theta[1]]
+        return np.stack(rows)
 
-    def solve(self, likelihood: Likelihood, pull: Floats, start: Fourier | None = None) -> tuple[Fourier, Floats, int]:
-        """Posterior mean: coefficients u, theta (2, N), and the iterations that it took.
-
-        Conjugate gradients on (1 + K^(1/2) A' L A K^(1/2)) u = K^(1/2) A' pull, A = combine; the preconditioner
-        has the voxels' mean precision in place of L. It ends when the residual's norm has fallen by `tolerance`.
-        """
-        basis, root = self.basis, np.sqrt(self.spectrum)
+    def precision_seen(self, likelihood: Likelihood) -> Floats:
+        """Mean precision (F,) of the data about each field; a region's over the region."""
         cc, ca, aa = likelihood.precision
         cc = cc + np.float32(2 * self.coupling) * ca + np.float32(self.coupling**2) * aa
-        level = [cc.mean(), aa.mean()]
+        seen = [cc.mean(), aa.mean()]
         if self.guide is not None:
-            level.append((cc * self.guide**2).mean())
-        precondition = 1 / (1 + np.array(level, np.float32)[:, None, None, None] * self.spectrum)
+            seen.append((cc * self.guide**2).mean())
+        if self.region is not None:
+            square = self.region**2
+            share = square / max(square.sum(), np.float32(1e-6))
+            seen += [(share * square * cc).sum(), (share * square * aa).sum()]
+        return np.array(seen, np.float32)
+
+    def solve(
+        self, likelihood: Likelihood, pull: Floats, start: Fourier | None = None, most: int | None = None
+    ) -> tuple[Fourier, Floats, int]:
+        """Posterior mean: coefficients u, theta (2, N), and the iterations that it took, at most `most`.
+
+        Conjugate gradients on (1 + K^(1/2) A' L A K^(1/2)) u = K^(1/2) A' pull, A = combine; the preconditioner
+        has `precision_seen` in place of L. It ends when the residual's norm has fallen by `tolerance`.
+        """
+        basis, root = self.basis, np.sqrt(self.spectrum)
+        precondition = 1 / (1 + self.precision_seen(likelihood)[:, None, None, None] * self.spectrum)
 
         def system(u: Fourier) -> Fourier:
             theta = self.combine(basis.down(root * u))
@@ -97,7 +123,7 @@ class LinearFields:
             r = r - system(u)
         z = precondition * r
         p, rz, done = z.copy(), basis.inner(r, z), 0
-        while done < self.iterations and rz > target:
+        while done < (most or self.iterations) and rz > target:
             ap = system(p)
             step = np.float32(rz / basis.inner(p, ap))
             u += step * p
@@ -127,10 +153,10 @@ class LinearFields:
     def power(self, remainder: Floats) -> NDArray[np.float64]:
         """Power of what an estimate leaves over, pull - L theta (2, N), in the band of every level: (F, levels).
 
-        In the marginal likelihood's derivative by a level's variance it stands against its own expectation: where data
-        leave more than simulated data do, the variance has to grow.
+        Of the fields that are everywhere. In the marginal likelihood's derivative by a level's variance it stands
+        against its own expectation: where data leave more than simulated data do, the variance has to grow.
         """
-        return self.basis.power(self.spread(remainder))
+        return self.basis.power(self.spread(remainder)[: self.everywhere])
 
     def coupling_slope(self, remainder: Floats) -> tuple[float, float]:
         """Derivative of half the remainder's quadratic form by the coupling, and its scale, in the narrow levels.
@@ -138,7 +164,7 @@ class LinearFields:
         The slow ones are left out, but for the guide's: they hold few independent patches to correlate, and are the
         last to converge.
         """
-        variances = np.delete(self.variances, 1, axis=0)
+        variances = np.delete(self.variances[: self.everywhere], 1, axis=0)
         variances[0, 0] = variances[0, 2 + NARROW :] = 0
         spectrum = self.basis.spectrum(variances)
 

@@ -14,8 +14,10 @@ SDs. Then every voxel is weighed on its own: it stays with the field, deviates f
 learned over the brain (`voxel_mixture`). A guide, such as M0, enters as a function learned from the ASL data times one
 more field; where CBF does not follow the image, that field's variance goes to zero.
 
-Known limits: a focal region that is much later than all else (ATT +0.9 s) keeps about two thirds of its ATT contrast;
-noise that is correlated between voxels is in part taken for signal, and the intervals are too narrow then.
+A focal region that is fed much later than its surroundings is beyond what one variance for the whole brain allows. It
+is looked for, and where the evidence is strong it gets levels of its own (`regions`).
+
+Known limit: noise that is correlated between voxels is in part taken for signal, and the intervals are too narrow then.
 """
 
 from __future__ import annotations
@@ -26,27 +28,30 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
 
 from ..errors import FitError, InputError
 from ..fields.multiscale import LEVELS
 from ..physics import ATT_BOUNDS, CBF_BOUNDS
 from .estimate import Estimate
 from .multiscale_field import FieldEstimator, FieldFit
-from .problem import Problem, Request
+from .multiscale_run import AGAIN, FieldRun
+from .problem import Problem, Request, chi2_quantile
 from .voxel_mixture import Mixture, VoxelMixture
 
 Floats = NDArray[np.float64]
 
 ARTERIAL = ("auto", "on", "off")
+REGIONS = ("auto", "off")
 MEMBERS = 8
-AT_BOUND, PRIOR_DOMINATED, NOT_CONVERGED, MISFIT, ARTERY = 1, 2, 4, 8, 16
+SETTLED = 5  # iterations before the field is searched for a focal region
+AT_BOUND, PRIOR_DOMINATED, NOT_CONVERGED, MISFIT, ARTERY, REGION = 1, 2, 4, 8, 16, 32
 FLAGS = {
     AT_BOUND: "CBF or ATT at a physiological bound",
     PRIOR_DOMINATED: "the data narrow CBF or ATT by less than 30 % from its spread over the brain",
     NOT_CONVERGED: "CBF or ATT still changed by more than half an SD in the last iteration",
     MISFIT: "residual above the 99.9th percentile of noise",
     ARTERY: "an artery passes (probability above 0.5)",
+    REGION: "in a focal region whose arrival is not that of its surroundings (probability above 0.5)",
 }
 
 
@@ -59,7 +64,13 @@ class _Maps:
 
 
 def fit_multiscale(
-    problem: Problem, request: Request, *, arterial: str = "auto", levels: int = LEVELS, iterations: int = 7
+    problem: Problem,
+    request: Request,
+    *,
+    arterial: str = "auto",
+    regions: str = "auto",
+    levels: int = LEVELS,
+    iterations: int = 7,
 ) -> Estimate:
     """CBF, ATT, their SDs, aBV and flags by the multiscale field and the voxel mixture.
 
@@ -67,6 +78,8 @@ def fit_multiscale(
     ----------
     arterial : str
         auto (an arterial component where there is evidence for arteries), on, or off.
+    regions : str
+        auto (levels of its own for a focal region where there is evidence for one), or off.
     levels, iterations : int
         Gaussian levels of the field; Gauss-Newton iterations.
 
@@ -78,7 +91,7 @@ def fit_multiscale(
         A result that is not finite.
     """
     members = MEMBERS if request.members is None else request.members
-    _check(arterial, levels, iterations, members)
+    _check(arterial, regions, levels, iterations, members)
     _check_sign(problem)
     began = time.perf_counter()
     passes = 1 if arterial == "off" else 2
@@ -88,14 +101,16 @@ def fit_multiscale(
     def report(message: str) -> None:
         request.report(next(counter, total), total, message)
 
-    owner = FieldEstimator(problem, request.voxel_size, request.guide, levels, request.seed, members, report)
-    fit, mixture, noise = _passes(owner, problem.signal.astype(np.float64), arterial, iterations, passes)
+    owner = FieldEstimator(problem, request.voxel_size, request.guide, levels, request.seed, report)
+    fit, mixture, noise = _passes(
+        owner, problem.signal.astype(np.float64), arterial, iterations, members, regions == "auto"
+    )
     maps = _combine(owner, fit, mixture)
     if not all(np.isfinite(v).all() for v in (maps.cbf, maps.att, maps.cbf_sd, maps.att_sd, mixture.fitted)):
         raise FitError("the field's fit is not finite; check the series for extreme values, or use --estimator nlls")
     settings = {
         "preset": request.preset, "seed": request.seed, "members": members, "levels": levels,
-        "iterations": iterations, "arterial": arterial, "guide": request.guide is not None,
+        "iterations": iterations, "arterial": arterial, "regions": regions, "guide": request.guide is not None,
     }  # fmt: skip
     info = _info(owner, fit, mixture, noise) | {"seconds": time.perf_counter() - began}
     estimate = problem.estimate("pinn", *_clipped(maps), settings, info)
@@ -108,9 +123,11 @@ def fit_multiscale(
     return estimate
 
 
-def _check(arterial: str, levels: int, iterations: int, members: Any) -> None:
+def _check(arterial: str, regions: str, levels: int, iterations: int, members: Any) -> None:
     if arterial not in ARTERIAL:
         raise InputError(f"arterial is {arterial!r}; expected one of {', '.join(ARTERIAL)}")
+    if regions not in REGIONS:
+        raise InputError(f"regions is {regions!r}; expected one of {', '.join(REGIONS)}")
     for name, value, low, high in (
         ("levels", levels, 1, 12),
         ("iterations", iterations, 2, 100),
@@ -132,24 +149,37 @@ def _check_sign(problem: Problem) -> None:
 
 
 def _passes(
-    owner: FieldEstimator, y: Floats, arterial: str, iterations: int, passes: int
+    owner: FieldEstimator, y: Floats, arterial: str, iterations: int, members: int, search: bool
 ) -> tuple[FieldFit, Mixture, float]:
-    """Field, then mixture; where arteries were found, both again on the signals without the arterial part."""
+    """Field, then mixture; where arteries or a focal region were found, both again.
+
+    An artery looks like an early region. So where there are arteries the field starts anew on the signals without their
+    arterial part, and the region is looked for again; otherwise it goes on with the region. The first time only
+    prepares then, and half of the members serve.
+    """
     repeats = repeat_noise(owner.problem)
-    start, rest = owner.start(), y
-    before = None
-    for done in range(passes):
-        fit = owner.fit(rest, start, iterations, before)
+    settled, once = SETTLED if search else 0, arterial == "off"
+    run = FieldRun(owner, y, owner.start())
+    run.iterate(iterations, settled, insert=once)
+    for last in (True,) if once else (False, True):
+        fit = run.finish(members if last or run.found is None else max(members // 2, 1))
         noise = fit.noise_variance if repeats is None else repeats
         voxels = VoxelMixture(owner, fit, y, noise, arterial)
         voxels.learn()
         mixture = voxels.result()
-        if mixture.artery_share == 0 or done + 1 == passes:
+        arteries = mixture.artery_share > 0
+        if last or not (arteries or fit.found):
             break
-        rest, stay = y - mixture.arterial, mixture.stay
+        stay = mixture.stay
         cbf = stay * fit.cbf + (1 - stay) * mixture.cbf
         att = stay * fit.att + (1 - stay) * mixture.att
         start = np.clip(cbf, 1.0, 150.0), np.clip(att, 0.1, 3.0)
+        if fit.found and not arteries:
+            run.resume(start, fit.found)
+            run.iterate(AGAIN, 0, insert=True)
+        else:
+            run = FieldRun(owner, y - mixture.arterial, start)
+            run.iterate(iterations, settled, insert=True)
     return fit, mixture, noise
 
 
@@ -162,7 +192,7 @@ def repeat_noise(problem: Problem) -> float | None:
     if freedom < len(problem.counts) or problem.counts.min() < 2:
         return None
     squares = np.square(problem.volumes - problem.signal[:, problem.pair]).sum(axis=1, dtype=np.float64)
-    value = float(np.median(squares) / chi2.median(freedom))
+    value = float(np.median(squares) / chi2_quantile(0.5, freedom))
     return value if value > 0 else None
 
 
@@ -171,7 +201,7 @@ def _combine(owner: FieldEstimator, fit: FieldFit, mixture: Mixture) -> _Maps:
 
     A posterior mean is flatter than the truth: high values come out low and low ones high. Local
     deviations are widened by the factor that makes draws of the model and their estimates equally wide; what a guide
-    carries is not shrunk and is left as it is.
+    carries is not shrunk and is left as it is, and so is a focal region.
     """
     stay, leave = mixture.stay, 1 - mixture.stay
     cbf = stay * fit.cbf + leave * mixture.cbf
@@ -180,7 +210,8 @@ def _combine(owner: FieldEstimator, fit: FieldFit, mixture: Mixture) -> _Maps:
     att_second = stay * (fit.reported[1] + fit.att**2) + leave * (mixture.att_variance + mixture.att**2)
     maps = []
     for values, second, factor in ((cbf, cbf_second, fit.restore[0]), (att, att_second, fit.restore[1])):
-        maps += [values + (factor - 1) * owner.local(values[None])[0], np.sqrt(np.maximum(second - values**2, 1e-12))]
+        lost = (factor - 1) * fit.outside * owner.local(values[None])[0]
+        maps += [values + lost, np.sqrt(np.maximum(second - values**2, 1e-12))]
     return _Maps(maps[0], maps[2], maps[1], maps[3])
 
 
@@ -196,7 +227,7 @@ def _flags(problem: Problem, fit: FieldFit, mixture: Mixture, maps: _Maps, noise
     little = (np.sqrt(fit.covariance[[0, 2]]) > 0.7 * fit.prior_sd[:, None]).any(axis=0)
     moved = (np.abs(fit.change) > 0.5 * np.sqrt(fit.covariance[[0, 2]])).any(axis=0)
     squares = (problem.counts * np.square(problem.signal - mixture.fitted)).sum(axis=1)
-    misfit = squares > noise * chi2.ppf(0.999, problem.signal.shape[1])
+    misfit = squares > noise * chi2_quantile(0.999, problem.signal.shape[1])
     flags = np.zeros(len(maps.cbf), np.uint8)
     for bit, where in (
         (AT_BOUND, outside),
@@ -204,6 +235,7 @@ def _flags(problem: Problem, fit: FieldFit, mixture: Mixture, maps: _Maps, noise
         (NOT_CONVERGED, moved),
         (MISFIT, misfit),
         (ARTERY, mixture.artery > 0.5),
+        (REGION, fit.outside < 0.5),
     ):
         flags[where] |= bit
     return flags
@@ -211,7 +243,9 @@ def _flags(problem: Problem, fit: FieldFit, mixture: Mixture, maps: _Maps, noise
 
 def _info(owner: FieldEstimator, fit: FieldFit, mixture: Mixture, noise: float) -> dict[str, Any]:
     names = ["constant", "voxel", *(f"{width:.3g} mm" for width in owner.field.widths)]
-    rows = ["cbf", "att", "guide"][: len(fit.variances)]
+    rows = ["cbf", "att", *(["guide"] if fit.guided is not None else [])]
+    if fit.region is not None:
+        rows += ["region cbf", "region att"]
     return {
         "noise_sd": float(np.sqrt(noise)),
         "coupling": fit.coupling,
@@ -224,6 +258,8 @@ def _info(owner: FieldEstimator, fit: FieldFit, mixture: Mixture, noise: float) 
         "scale_shares": mixture.scale_share.tolist(),
         "artery_share": mixture.artery_share,
         "abv_sd": mixture.abv_sd,
+        "region_voxels": 0 if fit.region is None else fit.region.voxels,
+        "region_evidence": 0.0 if fit.region is None else fit.region.evidence,
         "solver_iterations": fit.iterations,
         "flags_legend": {str(bit): meaning for bit, meaning in FLAGS.items()},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -68,4 +69,28 @@ def with_spread(maps: Mapping[str, Floats], mask: NDArray[np.bool_], k: int) -> 
         image = axes.imshow(shown, cmap=quantity.cmap, vmin=quantity.low, vmax=quantity.high)
         axes.set_axis_off()
         colorbar(image, axes, quantity, location="bottom")
+    return figure
+
+
+@styled
+def region_maps(
+    att: Mapping[str, Floats], member: Floats, lesion: NDArray[np.bool_], mask: NDArray[np.bool_], k: int
+) -> Figure:
+    """One axial slice of ATT maps, a panel a name, and where a region was found; an outline shows the true lesion."""
+    figure, panels = subplots(1, len(att) + 1, figsize=(2.5 * (len(att) + 1), 3.2))
+    quantity = QUANTITIES["att"]
+    outline = np.rot90(lesion[:, :, k])
+
+    def show(axes: Any, values: Floats, title: str, **look: Any) -> Any:
+        image = axes.imshow(np.rot90(np.where(mask[:, :, k], values[:, :, k], np.nan)), **look)
+        axes.contour(outline, [0.5], colors="white", linewidths=1.0)
+        axes.set_title(title, fontsize=11)
+        axes.set_axis_off()
+        return image
+
+    for axes, (name, values) in zip(panels, att.items(), strict=False):
+        image = show(axes, values, name, cmap=quantity.cmap, vmin=quantity.low, vmax=2.5)
+    colorbar(image, panels[:-1], quantity, location="bottom")
+    found = show(panels[-1], member, "region found", cmap="cividis", vmin=0, vmax=1)
+    figure.colorbar(found, ax=panels[-1], location="bottom", label="in the region", ticks=[0, 1])
     return figure
