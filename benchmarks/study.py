@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -45,15 +46,22 @@ def run(plan: Path, jobs: int) -> dict[str, Any]:
     start = time.monotonic()
     study = subprocess.Popen([sys.executable, "-m", "aslpinn.cli", "study", str(plan), "-j", str(jobs)], cwd=ROOT)
     process = psutil.Process(study.pid)
-    runner, family = [], []
+    runner, family, load = [], [], []
     while study.poll() is None:
+        load.append(os.getloadavg()[0])
         try:
             runner.append(process.memory_info().rss / 1e6)
             family.append(sum(_own(child) for child in [process, *process.children(recursive=True)]))
         except psutil.Error:
             pass
         time.sleep(2)
-    return {"seconds": time.monotonic() - start, "code": study.returncode, "runner": runner, "family": family}
+    return {
+        "seconds": time.monotonic() - start,
+        "code": study.returncode,
+        "runner": runner,
+        "family": family,
+        "load": load,
+    }
 
 
 def _own(process: psutil.Process) -> float:
@@ -90,7 +98,7 @@ def rows(out: Path, record: dict[str, Any], voxels: int, looked: dict[str, Any])
     site = [path for path in (out / "site").rglob("*") if path.is_file()]
     found = [
         ("subjects", f"{len(done)} of {len(record['subjects'])} fitted, {voxels} voxels each"),
-        ("machine", record["machine"]),
+        ("machine", f"{record['machine']}, {np.mean(looked['load']):.1f} processes at work on it (mean)"),
         ("fits, a subject", f"{np.median(fits):.1f} s (median)"),
         ("beyond the fits, a subject", f"{np.median(other):.1f} s (median), {np.percentile(other, 95):.1f} s (95 %)"),
         ("processor, a subject", f"{np.nanmedian(processor):.1f} s (median)"),
