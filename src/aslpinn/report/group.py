@@ -212,18 +212,21 @@ def link(key: str) -> str:
 
 
 def subjects_table(members: Sequence[Member]) -> str:
-    """One markdown line a subject: CBF, ATT and residual of the smallest set of regions, errors, quality, outliers."""
+    """One markdown line a subject: CBF, ATT and residual of the smallest set of regions, errors, quality, outliers.
+
+    Columns in which nobody has anything are left out.
+    """
     shown = shown_in(members)
     odd = outliers(members)
     head = ["subject", "data set"]
     head += [f"CBF {name.upper() if name != 'mask' else 'mask'}" for name in shown]
     head += [f"ATT {name.upper() if name != 'mask' else 'mask'}, s" for name in shown]
     head += ["residual", "held-out", "spatial CoV", "flagged", "seconds", "stands out in", "not usual"]
-    lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(head) - 4) + "---|---|"]
+    rows = [head]
     for member in members:
         if not member.done:
             told = "fitted, not measured" if member.state == "done" else "failed"
-            lines.append(f"| {link(member.key)} | {member.dataset} |" + " |" * (len(head) - 4) + f" {told} | |")
+            rows.append([link(member.key), member.dataset, *[""] * (len(head) - 4), told, ""])
             continue
         cells = [f"{member.value(name, 'cbf_median'):.1f}" for name in shown]
         cells += [f"{member.value(name, 'att_median'):.2f}" for name in shown]
@@ -231,9 +234,13 @@ def subjects_table(members: Sequence[Member]) -> str:
         cells += [f"{member.value('', 'spatial_cov'):.2f}", f"{100 * member.value('', 'flagged'):.0f} %"]
         cells += [f"{member.seconds or 0:.0f}", ", ".join(told for told, *_ in odd.get(member.key, []))]
         cells.append(", ".join(FLAGS.get(name, name) for name in member.flags))
-        cells = ["" if cell.startswith("nan") else cell for cell in cells]
-        lines.append(f"| {link(member.key)} | {member.dataset} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([link(member.key), member.dataset, *("" if cell.startswith("nan") else cell for cell in cells)])
+    kept = [at for at in range(len(head)) if any(row[at] for row in rows[1:])]
+    words = ("subject", "data set", "stands out in", "not usual")
+    lines = ["| " + " | ".join(row[at] for at in kept) + " |" for row in rows]
+    return "\n".join(
+        [lines[0], "|" + "|".join("---" if head[at] in words else "---:" for at in kept) + "|", *lines[1:]]
+    )
 
 
 def outliers_text(members: Sequence[Member]) -> str:
