@@ -96,9 +96,9 @@ def measure_steps(quick: bool, cores: int) -> Iterator[Row]:
 def measure_levels(quick: bool, cores: int) -> Iterator[Row]:
     """The step against the number of levels, and against delays."""
     for levels in (4, 16) if quick else (2, 4, 8, 12, 16):
-        yield from step_rows("step by levels", Steps(levels), cores, 20, ("torch", "fused"))
+        yield from step_rows("step by levels", Steps(levels), cores, 3 if quick else 20, ("torch", "fused"))
     for delays in (4, 24) if quick else (3, 6, 11, 24, 48):
-        yield from step_rows("step by delays", Steps(delays=delays), cores, 20, ("torch", "fused"))
+        yield from step_rows("step by delays", Steps(delays=delays), cores, 3 if quick else 20, ("torch", "fused"))
 
 
 def measure_threads(quick: bool, cores: int) -> Iterator[Row]:
