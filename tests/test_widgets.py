@@ -197,6 +197,7 @@ def subject(folder: Path, mask: np.ndarray) -> tuple[Task, dict]:
         for name in state["maps"]:
             path = folder / place / name
             path.parent.mkdir(parents=True, exist_ok=True)
+            ramp[tuple(np.argwhere(mask)[5])] = 0.0
             values = np.where(mask, ramp * factor if "cbf" in name else 1.0 + ramp / 200, 0).astype(np.float32)
             nib.save(nib.Nifti1Image(values, affine), path)
     report = folder / "subjects" / "sub-01" / "report.ipynb"
@@ -213,7 +214,7 @@ def test_the_copy_for_the_viewer_keeps_values_and_leaves_out_what_is_outside(tmp
         (name, f"sub-01_{kind}.nii.gz") for name in ("pinn", "vb") for kind in ("cbf", "att", "desc-sd_cbf")
     ]
     exact = np.asarray(nib.load(listed[0][1]).dataobj)
-    copy = nib.Nifti1Image.from_bytes(gzip.decompress(small_copy(listed[0][1], QUANTITIES["cbf"])))
+    copy = nib.Nifti1Image.from_bytes(gzip.decompress(small_copy(listed[0][1], QUANTITIES["cbf"], mask)))
     values = np.asarray(copy.dataobj)
     assert_allclose(values[mask], np.maximum(exact[mask], 0.0), atol=80 / 254 / 8 + 1e-6)
     assert (values[~mask] < -0.4).all()
@@ -226,6 +227,12 @@ def test_the_copy_for_the_viewer_keeps_values_and_leaves_out_what_is_outside(tmp
         (n, kind) for n in ("pinn", "vb") for kind in kinds
     ]
     assert [m["unit"] for m in data["maps"][:3]] == ["ml/100 g/min", "s", "ml/100 g/min"]
+    copies = [nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(m["volume"]))) for m in data["maps"][:2]]
+    shown = [
+        np.asarray(copy.dataobj) > QUANTITIES[m["quantity"]].low - 1e-6
+        for copy, m in zip(copies, data["maps"], strict=False)
+    ]
+    assert (shown[0] == mask).all(), "a CBF of zero is shown where the ATT says that the voxel was fitted"
     assert sorted(path.name for path in (tmp_path / "maps" / "sub-01").iterdir()) == ["pinn", "vb"]
 
 

@@ -57,8 +57,9 @@ def write_viewer(
     """Write FOLDER/KEY.js, and with `files` the maps themselves to FOLDER/KEY/ESTIMATOR/."""
     maps = []
     copies: list[str] = []
-    for estimator, path in map_files(task, state, estimators):
-        maps.append(_entry(estimator, path))
+    listed = map_files(task, state, estimators)
+    for estimator, path in listed:
+        maps.append(_entry(estimator, path, _inside([other for name, other in listed if name == estimator])))
         if files:
             target = folder / task.key / _plain(estimator) / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -78,11 +79,19 @@ def write_viewer(
     (folder / f"{task.key}.js").write_text(text, encoding="utf-8")
 
 
-def _entry(estimator: str, path: Path) -> dict[str, Any]:
+def _inside(paths: Sequence[Path]) -> NDArray[np.bool_]:
+    """Where any of an estimator's maps is not zero: a CBF of zero is a result, not the outside."""
+    import nibabel as nib
+
+    maps = [np.nan_to_num(np.asarray(nib.Nifti1Image.from_filename(path).dataobj)) != 0 for path in paths]
+    return np.logical_or.reduce(maps)
+
+
+def _entry(estimator: str, path: Path, inside: NDArray[np.bool_]) -> dict[str, Any]:
     """What the viewer needs of one map."""
     key, digits, factor = SHOWN[_ending(path.name)]
     quantity = QUANTITIES[key]
-    content = small_copy(path, quantity, factor)
+    content = small_copy(path, quantity, inside, factor)
     return {
         "estimator": estimator,
         "quantity": key,
@@ -96,10 +105,10 @@ def _entry(estimator: str, path: Path) -> dict[str, Any]:
     }
 
 
-def small_copy(path: Path, quantity: Quantity, factor: float = 1.0) -> bytes:
+def small_copy(path: Path, quantity: Quantity, inside: NDArray[np.bool_], factor: float = 1.0) -> bytes:
     """A map as gzipped int16 NIfTI in steps of a quarter color; below the range it is the range's end, outside less.
 
-    Outside is where the map is zero or not a number: two colors below the range, which the viewer leaves transparent.
+    Outside, and where the map is not a number, it is two colors below the range, which the viewer leaves transparent.
     """
     import nibabel as nib
 
@@ -108,7 +117,7 @@ def small_copy(path: Path, quantity: Quantity, factor: float = 1.0) -> bytes:
     image = nib.Nifti1Image.from_filename(path)
     values: NDArray[np.floating] = np.asarray(image.dataobj, dtype=float) * factor
     step = (quantity.high - quantity.low) / STEPS / 4
-    inside = np.isfinite(values) & (values != 0)
+    inside = inside & np.isfinite(values)
     codes = 8 + np.round((np.maximum(np.where(inside, values, quantity.low), quantity.low) - quantity.low) / step)
     copy = nib.Nifti1Image(np.where(inside, np.minimum(codes, 32767), 0).astype(np.int16), image.affine)
     copy.header.set_slope_inter(step, quantity.low - 8 * step)
