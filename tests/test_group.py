@@ -87,6 +87,11 @@ def test_comparison_states_ratio_and_improved_share():
     table = group.comparison_table(members, "pinn")
     assert "| vb | brain mask | 4.00 ± 0.00 | 8.00 ± 0.00 | 0.50 ± 0.00 | 75.00 ± 0.00 % |" in table
     assert group.comparison_table(people(50, 51), "pinn") == ""
+    noisier = record(50, compare={"vb": other})
+    noisier["regions"]["mask"] |= {"residual": 40e-4}
+    table = group.comparison_table([*members, Member("sub-9", "b", "done", measures=noisier)], "pinn")
+    assert "| a | vb | brain mask | 4.00 ± 0.00 |" in table
+    assert "| b | vb | brain mask | 40.00 |" in table
 
 
 def test_what_is_outside_its_usual_range_is_listed_with_whose_it_is():

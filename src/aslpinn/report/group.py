@@ -281,29 +281,28 @@ def comparison_table(members: Sequence[Member], estimator: str) -> str:
     residual is the smaller. Residual RMSE cannot tell fitting from overfitting: the held-out error, where there is one,
     can. Empty without another estimator.
     """
-    lines = [
-        "| against | region | residual, "
-        + estimator
-        + " | residual, other | ratio | voxels improved | held-out | other |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    sets = by_dataset(members)
+    several = len(sets) > 1  # of different noise: no mean over them
+    head = ["data set"] * several + ["against", "region", f"residual, {estimator}", "residual, other", "ratio"]
+    head += ["voxels improved", "held-out", "other"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * (2 + several) + "|---:" * 6 + "|"]
     rows = 0
-    done = [member for member in members if member.done]
-    for other in compared_in(done):
-        for region in regions_in(done):
-            mine, theirs = values_of(done, region, "residual"), values_of(done, region, "residual", other)
-            both = np.isfinite(mine) & np.isfinite(theirs)
-            if not both.any():
-                continue
-            improved = 100 * values_of(done, region, "improved", other)[both]
-            cells = [_spread(1e4 * mine[both]), _spread(1e4 * theirs[both]), _spread(mine[both] / theirs[both])]
-            cells.append(_spread(improved) + " %")
-            cells += [
-                _spread(1e4 * values_of(done, "", "held_out", name)) if region == "mask" else ""
-                for name in (None, other)
-            ]
-            lines.append(f"| {other} | {REGIONS[region]} | " + " | ".join(cells) + " |")
-            rows += 1
+    for dataset, done in sets.items():
+        for other in compared_in(done):
+            for region in regions_in(done):
+                mine, theirs = values_of(done, region, "residual"), values_of(done, region, "residual", other)
+                both = np.isfinite(mine) & np.isfinite(theirs)
+                if not both.any():
+                    continue
+                improved = 100 * values_of(done, region, "improved", other)[both]
+                cells = [_spread(1e4 * mine[both]), _spread(1e4 * theirs[both]), _spread(mine[both] / theirs[both])]
+                cells.append(_spread(improved) + " %")
+                cells += [
+                    _spread(1e4 * values_of(done, "", "held_out", name)) if region == "mask" else ""
+                    for name in (None, other)
+                ]
+                lines.append("| " + " | ".join([*[dataset] * several, other, REGIONS[region], *cells]) + " |")
+                rows += 1
     return "\n".join(lines) if rows else ""
 
 
