@@ -130,6 +130,7 @@ class FieldRun:
         observed = (self.likelihood.pull[0] - ca * (self.att - self.mean[1])) / np.maximum(cc, 1e-9)
         assert self.owner.features is not None
         self.guided = guide_function(self.owner.features, observed, cc).astype(np.float32)
+        self.u = self.u_sample = None
 
     def _learn_variances(self, prior: LinearFields) -> None:
         """A multiplicative step on the marginal likelihood of the level variances, and the fit's degrees of freedom.

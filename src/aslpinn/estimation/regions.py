@@ -36,6 +36,7 @@ SEEN = 0.15  # share of such a Gaussian that has to lie outside the region
 FLOW = 6.0  # mm, SD of the Gaussian over which CBF is pooled within a class
 COHESION = 0.7  # log odds that a face neighbor of the same class adds, at the shortest voxel edge
 LEAST_CONTRAST = 0.4  # s, of a region's ATT with its surroundings; less than that the brain's own levels can carry
+RIM = 2  # voxels around a region that are set to the ATT of its surroundings
 ROUNDS, SWEEPS = 12, 3  # updates of CBF, and of the classes at each
 TINY = 1e-12
 
@@ -117,8 +118,8 @@ class RegionSearch:
         inside = np.where(zone, (shifted / np.maximum(trust, TINY))[self.mask], att)
         around = self._around(zone, att)
         hypotheses = [self.sums(y, cbf, where, weight, np.zeros(1)) for where in (around, inside)]
-        member = self._classify(zone, hypotheses, cbf_variance)
-        zone = self._distinct(zone, member, inside - around)
+        member, odds = self._classify(zone, hypotheses, cbf_variance)
+        zone &= self._distinct(member, odds, inside - around, threshold)
         member = np.where(zone, member, 0.0)
         region = Region(member, zone, member * inside + (1 - member) * around, largest, threshold)
         return region if region.voxels else None
@@ -172,10 +173,11 @@ class RegionSearch:
             open_ &= ~here
         return values
 
-    def _classify(self, zone: Bools, hypotheses: Sequence[Floats], variance: float) -> Floats:
+    def _classify(self, zone: Bools, hypotheses: Sequence[Floats], variance: float) -> tuple[Floats, Floats]:
         """Probability (N,) of the second of two hypotheses, by mean field on face neighbors; 0 outside the zone.
 
-        A hypothesis is `sums` (N, 2, 1) at its ATT; CBF varies around that of its class nearby with the given variance.
+        Second, the log odds (N,) of a voxel's own data. A hypothesis is `sums` (N, 2, 1) at its ATT; CBF varies around
+        that of its class nearby with the given variance.
         """
         power, match = (np.stack([h[:, k, 0] for h in hypotheses]) for k in (0, 1))
         member = np.where(zone, 0.5, 0.0)
@@ -187,14 +189,17 @@ class RegionSearch:
             own = likelihood[1] - likelihood[0]
             for _ in range(SWEEPS):
                 member = np.where(zone, expit(own + COHESION * self._neighbors(2 * member - 1)), 0.0)
-        return member
+        return member, own
 
-    def _distinct(self, zone: Bools, member: Floats, contrast: Floats) -> Bools:
-        """The zone's connected parts whose region differs enough in ATT: (N,)."""
-        parts = label(self._volume(zone))[0][self.mask]
-        share = np.bincount(parts, member)
-        mean = np.bincount(parts, member * np.abs(contrast)) / np.maximum(share, TINY)
-        return zone & (mean[parts] >= LEAST_CONTRAST)
+    def _distinct(self, member: Floats, odds: Floats, contrast: Floats, threshold: float) -> Bools:
+        """Connected parts with evidence of their own whose ATT differs enough, and the voxels around: (N,)."""
+        parts, count = label(self._volume(member > 0.5))
+        which = parts[self.mask]
+        size = np.maximum(np.bincount(which, minlength=count + 1), 1)
+        mean = np.bincount(which, np.abs(contrast), count + 1) / size
+        keep = (np.bincount(which, odds, count + 1) > threshold) & (mean >= LEAST_CONTRAST)
+        keep[0] = False
+        return binary_dilation(keep[parts], iterations=RIM)[self.mask]
 
     def _class_flow(self, power: Floats, match: Floats, share: Floats) -> Floats:
         pooled = self._smooth(share * match, FLOW) / np.maximum(self._smooth(share * power, FLOW), TINY)
