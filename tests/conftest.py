@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from browsing import chromium
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -18,6 +21,7 @@ APART = ("test_cluster", "test_group", "test_study")
 FIRST = ("book", "test_fuzz", "test_benchmark", "test_variational")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups when it collects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under pytest -n: a file's tests run in one process, which makes its fixtures once; the long ones begin first."""
     for item in items:
@@ -40,6 +44,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20260101)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium, one a process; tests that use it are skipped where there is none."""
+    with chromium() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from browsing import axe_script, chromium, complaints, move_every_control, violations
+from browsing import axe_script, complaints, move_every_control, violations
 
 from aslpinn.cli import main
 from aslpinn.report.site import chapters_of
@@ -165,12 +165,6 @@ def test_there_is_enough_to_read_and_every_figure_has_alternative_text(site, pag
 def test_shared_files_stay_small(site):
     shared = sum(path.stat().st_size for path in (site / "_static").rglob("*") if path.is_file()) / 1e6
     assert shared < SHARED_MB, f"_static has {shared:.1f} MB"
-
-
-@pytest.fixture(scope="session")
-def browser():
-    with chromium() as opened:
-        yield opened
 
 
 @dataclass

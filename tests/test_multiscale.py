@@ -341,4 +341,4 @@ def test_real_brain_predicts_held_out_repeats_better_than_the_other_half_does(sh
     assert 25 < np.median(cbf) < 65
     assert 45 < np.median(cbf[cbf > np.quantile(cbf, 2 / 3)]) < 110
     assert 0.6 < np.median(att) < 1.5
-    assert 0.05 < np.mean((whole.flags[subject.mask] & ARTERY) > 0) < 0.3
+    assert 0.05 < np.mean((whole.flags[subject.mask] & ARTERY) > 0) < 0.35  # eight repeats, eyes and scalp in the mask

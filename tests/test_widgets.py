@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from browsing import chromium, complaints, move_every_control
+from browsing import complaints, move_every_control
 from numpy.testing import assert_allclose
 
 from aslpinn.errors import InputError
@@ -23,12 +23,6 @@ from aslpinn.report.tasks import Task
 from aslpinn.report.viewer import map_files, small_copy, write_viewer
 
 STATIC = Path(__file__).resolve().parents[1] / "book" / "_static"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as opened:
-        yield opened
 
 
 def page_with(folder: Path, body: str, *scripts: str) -> str:
