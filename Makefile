@@ -36,7 +36,7 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slurm" -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slurm" -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=15
 
 # From a fresh environment, so that nothing tried out by hand gets in. "+cpu" is a build of the same torch version.
 lock:

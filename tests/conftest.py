@@ -15,27 +15,16 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
 
-#: Files whose slow tests share no fixture: each of those tests goes to whichever process is free.
-APART = ("test_cluster", "test_group", "test_study")
-#: Begun first, because they take longest.
-FIRST = ("book", "test_fuzz", "test_benchmark", "test_variational")
+#: Begun first under pytest -n, because they take longest.
+FIRST = ("test_book", "test_study", "test_fuzz", "test_class")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups when it collects
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under pytest -n: a file's tests run in one process, which makes its fixtures once; the long ones begin first."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            name = "book" if item.path.stem == "test_book" else item.path.stem
-            alone = name in APART and item.get_closest_marker("slow") is not None
-            item.add_marker(pytest.mark.xdist_group(item.name if alone else name))
+    """Under pytest -n a file's tests run in one process, which makes its fixtures once; the long files begin first."""
 
     def rank(item: pytest.Item) -> int:
-        marker = item.get_closest_marker("xdist_group")
-        group = str(marker.args[0]) if marker else ""
-        if group in FIRST:
-            return FIRST.index(group)
-        return len(FIRST) if item.get_closest_marker("slow") is not None and item.path.stem in APART else len(FIRST) + 1
+        return FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST)
 
     if os.environ.get("PYTEST_XDIST_WORKER"):
         items.sort(key=rank)
