@@ -2,6 +2,7 @@
 # make book    run every chapter and the virtual subjects, build the book: build/site/index.html
 #              BIDS="DIR ..." fits the subjects of BIDS data sets as well; FAST=1 takes the short settings; J=N runs N at a time
 # make test    lint, types, tests (the slow ones too), WORKERS=2 at a time; .ci/run has those that need a Slurm
+# make test-book  build the whole book in its short settings, open every page in a browser
 # make lock    write requirements.lock anew from pyproject.toml
 # make picture draw the pictures of README.md and of the first page; STUDY=DIR that of a study that has run there
 # make clean   remove build/ (not .venv)
@@ -18,7 +19,7 @@ WORKERS ?= 2
 # Chapters and subjects find the environment's own Jupyter kernel, whatever the user has installed elsewhere.
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: setup book test lock picture clean
+.PHONY: setup book test test-book lock picture clean
 
 setup: $(VENV)/.setup
 
@@ -36,7 +37,10 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slurm" -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slurm and not book" -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=15
+
+test-book: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m book --durations=5 tests/test_book.py
 
 # From a fresh environment, so that nothing tried out by hand gets in. "+cpu" is a build of the same torch version.
 lock:

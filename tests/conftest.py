@@ -16,7 +16,7 @@ SHARED = ROOT.parent / "shared"
 
 
 #: Begun first under pytest -n, because they take longest.
-FIRST = ("test_book", "test_study", "test_fuzz", "test_class")
+FIRST = ("test_study", "test_fuzz", "test_class", "test_multiscale")
 
 
 @pytest.hookimpl(tryfirst=True)

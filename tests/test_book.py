@@ -30,7 +30,7 @@ MOVING = {
 }
 NARROW = 380
 SHARED_MB = 15
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.book]
 
 
 @pytest.fixture(scope="session")
@@ -242,8 +242,8 @@ def visits(browser, address, site, pages) -> dict[str, Visit]:
         if 'http-equiv="refresh"' in path.read_text(encoding="utf-8").lower():
             continue  # it leads to another page, which is visited itself
         name = path.relative_to(site.resolve()).as_posix()
-        if name.startswith("_modules/aslpinn"):
-            continue  # sources, thousands of colored words each: their colors are those of the chapters' code
+        if name.startswith("_modules/"):
+            continue  # sources and their list, as Sphinx makes them: their colors are those of the chapters' code
         page = context.new_page()
         found[name] = look_at(page, address, name)
         page.close()
