@@ -525,6 +525,22 @@ def test_subjects_of_several_data_sets_written_at_the_same_time_leave_every_link
     assert not list((tmp_path / "out").glob(".aslpinn*"))
 
 
+def test_processes_that_try_a_missing_folder_at_the_same_time_do_not_disturb_each_other(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from aslpinn.data.derivatives import staging
+
+    out = tmp_path / "not" / "yet" / "there"
+
+    def attempt(_: int) -> bool:
+        with staging(out, keep=False) as made:
+            return made.is_dir()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(attempt, range(2000)))
+    assert not list(tmp_path.rglob(".aslpinn*"))
+
+
 @pytest.mark.slow
 def test_a_full_disk_is_told_and_the_next_run_goes_on(project, tmp_path, capsys):
     disk = tmp_path / "disk"

@@ -135,6 +135,10 @@ def check_output(out: Path, subject: Subject) -> None:
         pass
 
 
+#: How often a folder is made again that vanished between two calls; another process went on each time.
+_TRIES = 100
+
+
 @contextmanager
 def staging(out: Path, keep: bool = True) -> Iterator[Path]:
     """A temporary folder inside OUT, removed at the end; on an error OUT and its parents go too, if made for it."""
@@ -143,8 +147,7 @@ def staging(out: Path, keep: bool = True) -> Iterator[Path]:
     made: Path | None = None
     try:
         try:
-            out.mkdir(parents=True, exist_ok=True)
-            made = Path(tempfile.mkdtemp(prefix=".aslpinn-", dir=out))
+            made = _folder_inside(out)
         except OSError as error:
             raise InputError(
                 f"{out}: cannot be written to ({error.strerror}); expected a writable folder for --out"
@@ -160,6 +163,19 @@ def staging(out: Path, keep: bool = True) -> Iterator[Path]:
                     folder.rmdir()
                 except OSError:  # not empty, or never made: someone else's, or nothing to undo
                     break
+
+
+def _folder_inside(out: Path) -> Path:
+    """A new folder in OUT, which is made where missing: again where another process has just removed its own empty OUT."""
+    tries = 0
+    while True:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(prefix=".aslpinn-", dir=out))
+        except FileNotFoundError:
+            tries += 1
+            if tries == _TRIES:
+                raise
 
 
 @contextmanager
