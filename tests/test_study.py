@@ -525,20 +525,25 @@ def test_subjects_of_several_data_sets_written_at_the_same_time_leave_every_link
     assert not list((tmp_path / "out").glob(".aslpinn*"))
 
 
-def test_processes_that_try_a_missing_folder_at_the_same_time_do_not_disturb_each_other(tmp_path):
-    from concurrent.futures import ThreadPoolExecutor
+def test_a_folder_that_another_process_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    import tempfile
 
     from aslpinn.data.derivatives import staging
 
-    out = tmp_path / "not" / "yet" / "there"
+    out, make, left = tmp_path / "not" / "yet" / "there", tempfile.mkdtemp, [3]
 
-    def attempt(_: int) -> bool:
-        with staging(out, keep=False) as made:
-            return made.is_dir()
+    def after_a_removal(**options: object) -> str:
+        if left[0]:
+            left[0] -= 1
+            out.rmdir()
+            out.parent.rmdir()
+        return make(**options)
 
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(attempt, range(2000)))
-    assert not list(tmp_path.rglob(".aslpinn*"))
+    monkeypatch.setattr(tempfile, "mkdtemp", after_a_removal)
+    with staging(out, keep=False) as made:
+        assert made.is_dir()
+        assert left == [0]
+    assert not (tmp_path / "not").exists()
 
 
 @pytest.mark.slow

@@ -166,7 +166,7 @@ def staging(out: Path, keep: bool = True) -> Iterator[Path]:
 
 
 def _folder_inside(out: Path) -> Path:
-    """A new folder in OUT, which is made where missing: again where another process has just removed its own empty OUT."""
+    """A new folder in OUT, which is made where missing, also where another process removes its own empty OUT."""
     tries = 0
     while True:
         try:
