@@ -73,12 +73,14 @@ def test_losses_and_all_gradients_agree_with_autograd(problem, settings, n):
     trainer = FusedTrainer(fields, index, data, config)
     found = trainer.gradients(subset, seeded())
     assert found == pytest.approx({name: float(value.detach()) for name, value in expected.items()}, rel=2e-6)
-    trainer.packed.write_back(trainer.partial.sum(axis=0), gradient=True)
-    for state, index, g in zip(trainer.tables, trainer.index, trainer.g_codes, strict=True):
-        gradient = np.empty((state.m.size // config.features, config.features), np.float32)
-        scatter(g, index.rows, index.weights, subset.numpy(), state.offsets, gradient)
-        table = next(p for p in fields.parameters() if p.shape == gradient.shape and p.grad is None)
-        table.grad = torch.as_tensor(gradient)
+    engine = trainer.engine
+    for parameter in fields.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    gradient_of = {parameter.data_ptr(): parameter.grad.numpy() for parameter in fields.parameters()}
+    weights = [gradient_of[array.ctypes.data] for array, *_ in engine.packed.slots]
+    engine.packed.write_back(engine.partial.sum(axis=0), weights)
+    for state, index, g in zip(engine.tables, engine.index, engine.g_codes, strict=True):
+        scatter(g, index.rows, index.weights, subset.numpy(), state.offsets, gradient_of[state.table.ctypes.data])
     for (name, right), given in zip(reference.named_parameters(), fields.parameters(), strict=True):
         error = (given.grad - right.grad).abs().max()
         assert float(error) <= 2e-5 * float(right.grad.abs().max()), name

@@ -7,6 +7,7 @@ They are good to a factor of two: how many iterations a fit needs, and whether i
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,10 +27,12 @@ VOXELWISE = {
     "basil": (1.0, 0.35),
 }
 FIELD_START, FIELD_GRID, FIELD_VOXELS = 1.0, 0.33, 0.094  # s; for 1e6 points x log2(points) x fields; for 1000 voxels
-TORCH_START = 2.0  # s: importing torch
+NETWORK_START, TORCH_START = 0.9, 2.0  # s: without and with importing torch
 NETWORK_EPOCH, PAPER_EPOCH = 0.003, 0.010  # s an epoch for 1000 voxels: closed form, and the paper's preset
 MEMBERS, EPOCHS, PAPER_EPOCHS = 8, 10, 5000
-COMPILING = {"field": 8.0, "network": 24.0, "voxelwise": 6.0}  # s, where no compiled code is kept from an earlier run
+#: Module of compiled loops -> s to compile them, where none are kept from an earlier run.
+COMPILING = {"voxel_kernels": 8.0, "fused_step": 24.0, "nlls_kernels": 6.0, "variational_kernels": 6.0}
+LOOPS = {"nlls": "nlls_kernels", "vb": "variational_kernels", "svb": "variational_kernels", "closed-form": "fused_step"}
 SERIAL = 0.35  # share of the work that further threads do not shorten
 
 
@@ -64,7 +67,7 @@ def expected_seconds(
     """
     thousands = float(np.count_nonzero(mask)) / 1000
     share = thousands * (0.3 + 0.7 * delays / 11)
-    start, work, kind = 0.0, 0.0, "voxelwise"
+    start, work = 0.0, 0.0
     if estimator in VOXELWISE:
         start, each = VOXELWISE[estimator]
         work = each * share
@@ -72,7 +75,7 @@ def expected_seconds(
         grid = _grid_points(mask, voxel_size)
         count = MEMBERS if members is None else members
         transforms = (2 + guided) * grid * math.log2(grid) / 1e6
-        start, kind = FIELD_START, "field"
+        start = FIELD_START
         work = FIELD_GRID * transforms * (0.6 + 0.4 * count / MEMBERS) + FIELD_VOXELS * share
         work *= 1.3  # between a brain without arteries and one with, which is fitted twice
     else:
@@ -80,12 +83,18 @@ def expected_seconds(
         count = members or (1 if single or preset == "paper" else MEMBERS)
         trainings = count + (count > 1)
         each, default = (PAPER_EPOCH, PAPER_EPOCHS) if preset == "paper" and not single else (NETWORK_EPOCH, EPOCHS)
-        start, kind = TORCH_START, "network"
+        start = TORCH_START if preset == "paper" and not single else NETWORK_START
         work = trainings * (epochs or default) * each * share
     speed = (probe() if machine is None else machine) / PROBE
     threads = SERIAL + (1 - SERIAL) / workers()
-    compiling = 0.0 if _compiled(kind) else COMPILING[kind]
-    return speed * (start + compiling + work * threads)
+    return speed * (start + compiling_seconds(estimator, preset) + work * threads)
+
+
+def compiling_seconds(estimator: str = "pinn", preset: str = "default") -> float:
+    """Seconds, on the core of the costs above, that a fit's loops take to compile; 0 where they are kept already."""
+    default = "voxel_kernels" if preset == "default" else "fused_step"
+    loops = default if estimator == "pinn" else LOOPS.get(estimator)
+    return 0.0 if loops is None or any(any(folder.glob(f"{loops}.*.nbi")) for folder in _caches()) else COMPILING[loops]
 
 
 def _grid_points(mask: NDArray[np.bool_], voxel_size: Sequence[float]) -> float:
@@ -99,14 +108,14 @@ def _grid_points(mask: NDArray[np.bool_], voxel_size: Sequence[float]) -> float:
     return max(points, 2.0)
 
 
-def _compiled(kind: str) -> bool:
-    """Whether compiled code of this kind is kept from an earlier run (where Numba keeps it by default)."""
-    import os
+def _caches() -> list[Path]:
+    """Where Numba keeps the loops of this folder: NUMBA_CACHE_DIR, else beside the source, else the user's cache."""
+    if kept := os.environ.get("NUMBA_CACHE_DIR"):
+        return list(Path(kept).glob("estimation_*"))
+    from numba.misc.appdirs import AppDirs
 
-    name = {"field": "voxel_kernels.*", "network": "fused_step.*", "voxelwise": "*_kernels.fit_voxels*"}[kind]
-    kept = os.environ.get("NUMBA_CACHE_DIR")
-    folders = [Path(__file__).parent / "__pycache__"] if not kept else list(Path(kept).glob("*estimation*"))
-    return any(any(folder.glob(f"{name}.nbi")) for folder in folders)
+    user = Path(AppDirs(appname="numba", appauthor=False).user_cache_dir)
+    return [Path(__file__).parent / "__pycache__", *user.glob("estimation_*")]
 
 
 def in_words(seconds: float) -> str:

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import FitError, InputError
+from ..errors import InputError
 from ..fields import HashIndex, MultiresHashEncoding, ParameterField, SignalField
 from ..physics import Constants
 from . import objectives
 from .config import PRESETS, FitConfig
 from .objectives import Durations, Losses
 from .problem import Floats, Problem, Request
+from .training import (
+    History,
+    OnEpoch,
+    Trained,
+    configure,
+    learning_rate,
+    run_epochs,
+    signal_level,
+    unit_positions,
+)
 
 __all__ = [
     "PRESETS",
@@ -26,6 +35,7 @@ __all__ = [
     "Fields",
     "FitConfig",
     "History",
+    "TorchMembers",
     "TrainingData",
     "configure",
     "evaluate",
@@ -113,30 +123,6 @@ class TrainingData:
     scale: float
 
 
-@dataclass
-class History:
-    """Mean losses of every epoch; "held-out" is the RMSE of kept-back samples in scaled units. best: epoch kept."""
-
-    losses: dict[str, list[float]] = field(default_factory=dict)
-    best: int = -1
-
-
-def configure(request: Request, start: FitConfig | None = None, /, **overrides: object) -> FitConfig:
-    """The preset (or `start`) with the request's members, epochs and seed, and any field by name.
-
-    Where epochs change and t_max is not given, the annealing period follows the epochs.
-    """
-    config = PRESETS[request.preset] if start is None else start
-    changes: dict[str, object] = {"seed": request.seed}
-    if request.members is not None:
-        changes["members"] = request.members
-    if request.epochs is not None:
-        changes["epochs"] = request.epochs
-        if config.t_max:
-            changes["t_max"] = request.epochs
-    return config.with_overrides(**(changes | overrides))
-
-
 def check_device(device: str) -> str:
     """The device's name if torch can use it; InputError otherwise."""
     try:
@@ -149,22 +135,14 @@ def check_device(device: str) -> str:
 
 
 def positions(problem: Problem, voxel_size: tuple[float, float, float]) -> Tensor:
-    """Voxel centers in [0, 1]^3: mm from the corner of the mask's box, over the longest side of that box."""
-    size = np.asarray(voxel_size)
-    low = problem.voxels.min(axis=0)
-    extent = (problem.voxels.max(axis=0) - low + 1) * size
-    return torch.as_tensor((problem.voxels - low + 0.5) * size / extent.max(), dtype=torch.float32)
+    """Voxel centers in [0, 1]^3 as `unit_positions`."""
+    return torch.as_tensor(unit_positions(problem, voxel_size))
 
 
 def training_data(problem: Problem, request: Request, config: FitConfig) -> TrainingData:
     """Scale the signals, weigh by repeats, keep back a share of samples where the config asks for it."""
     device = request.device
-    level = float(np.percentile(problem.signal, config.signal_percentile)) / config.signal_scale
-    if level <= 0:
-        raise InputError(
-            f"the {config.signal_percentile:g}th percentile of the series is {level:.3g}; expected a positive delta-M: "
-            "is label minus control given for control minus label?"
-        )
+    level = signal_level(problem, config)
     weight = torch.as_tensor(problem.counts / problem.counts.mean(), device=device)[None]
     held_out = None
     if config.held_out:
@@ -186,21 +164,6 @@ def training_data(problem: Problem, request: Request, config: FitConfig) -> Trai
 def minibatches(n: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Every one of n voxels once, in random order, in parts of equal size, at most `batch`."""
     yield from torch.randperm(n, generator=generator).tensor_split(math.ceil(n / batch))
-
-
-def learning_rate(config: FitConfig, epoch: int, step: int, steps: int) -> float:
-    """Learning rate at a step of `steps` in an epoch (cosine changes by epoch, one-cycle by step)."""
-    high, low = config.lr, config.final_lr
-    if config.schedule == "cosine":
-        share = min(1.0, epoch / (config.t_max or config.epochs))
-        return low + 0.5 * (high - low) * (1 + math.cos(math.pi * share))
-    if config.schedule == "one-cycle":
-        peak = config.warmup * steps
-        if step < peak:
-            return high / 25 + 0.5 * (high - high / 25) * (1 - math.cos(math.pi * step / peak))
-        share = (step - peak) / max(1.0, steps - 1 - peak)
-        return low + 0.5 * (high - low) * (1 + math.cos(math.pi * min(1.0, share)))
-    return high
 
 
 def batch_losses(
@@ -274,61 +237,52 @@ def make_trainer(fields: Fields, indices: list[HashIndex], data: TrainingData, c
 
 
 def train(
-    fields: Fields,
-    data: TrainingData,
-    config: FitConfig,
-    seed: int,
-    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+    fields: Fields, data: TrainingData, config: FitConfig, seed: int, on_epoch: OnEpoch | None = None
 ) -> tuple[list[HashIndex], History]:
     """Fit the fields in place with AdamW; the hashed positions and the losses by epoch.
 
-    With config.held_out, the weights of the epoch with the smallest held-out error are kept.
-
-    Raises
-    ------
-    FitError
-        As soon as the mean loss of an epoch is not finite.
+    With config.held_out, the weights of the epoch with the smallest held-out error are kept. Raises FitError where a
+    loss is not finite.
     """
     generator = torch.Generator().manual_seed(seed)
     indices = fields.precompute(data.positions)
     trainer = make_trainer(fields, indices, data, config)
-    n = len(data.signal)
-    per_epoch = math.ceil(n / config.batch)
-    history, best_state, step = History(), None, 0
-    for epoch in range(config.epochs):
-        sums: dict[str, float] = {}
-        for subset in minibatches(n, config.batch, generator):
-            lr = learning_rate(config, epoch, step, per_epoch * config.epochs)
-            step += 1
-            for name, value in trainer.step(subset, lr, generator).items():
-                sums[name] = sums.get(name, 0.0) + value * len(subset) / n
+    n, best = len(data.signal), {}
+
+    def step(subset: Tensor, lr: float) -> tuple[int, dict[str, float]]:
+        return len(subset), trainer.step(subset, lr, generator)
+
+    def end() -> float | None:
         trainer.sync()
-        _check_finite(sums, epoch, config)
-        if data.held_out is not None:
-            sums["held-out"] = held_out_error(fields, indices, data)
-        for name, total in sums.items():
-            history.losses.setdefault(name, []).append(total)
-        if on_epoch is not None:
-            on_epoch(epoch, sums)
-        if data.held_out is None:
-            history.best = epoch
-        elif sums["held-out"] <= min(history.losses["held-out"]):
-            history.best, best_state = epoch, copy.deepcopy(fields.state_dict())
-        elif config.patience and epoch - history.best >= config.patience:
-            break
-    if best_state is not None:
-        fields.load_state_dict(best_state)
+        return None if data.held_out is None else held_out_error(fields, indices, data)
+
+    def keep() -> None:
+        best.update(copy.deepcopy(fields.state_dict()))
+
+    history = run_epochs(config, n, lambda: minibatches(n, config.batch, generator), step, end, keep, on_epoch)
+    if best:
+        fields.load_state_dict(best)
     return indices, history
 
 
-def _check_finite(losses: dict[str, float], epoch: int, config: FitConfig) -> None:
-    if all(math.isfinite(value) for value in losses.values()):
-        return
-    found = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
-    raise FitError(
-        f"the loss is not finite in epoch {epoch + 1} of {config.epochs} ({found}): most likely the exponential of CBF "
-        f"or ATT overflowed because lr ({config.lr:g}) is too large; try a tenth of it"
-    )
+class TorchMembers:
+    """Networks trained with PyTorch: any objective, engine and device (`training.Members`)."""
+
+    def __init__(self, problem: Problem, request: Request, config: FitConfig) -> None:
+        check_device(request.device)
+        self.request, self.config = request, config
+        self.data = training_data(problem, request, config)
+        self.scale = self.data.scale
+
+    def train(self, seed: int, on_epoch: OnEpoch, added: Floats | None = None) -> Trained:
+        """Train the network of a seed, on signals to which `added` (N, D) was added."""
+        data = self.data
+        if added is not None:
+            more = torch.as_tensor(added * data.scale, device=self.request.device)
+            data = replace(data, signal=data.signal + more)
+        fields = Fields(self.config, seed, self.request.engine, self.request.device)
+        indices, history = train(fields, data, self.config, seed, on_epoch)
+        return Trained(*evaluate(fields, indices), history, fields.parameter_field.encoding.engine_in_use())
 
 
 @torch.no_grad()

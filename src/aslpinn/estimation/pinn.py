@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..errors import InputError
+from .closed_form import CompiledMembers, serves
 from .config import FitConfig, preset_of
 from .estimate import Estimate
-from .fitting import Fields, History, TrainingData, check_device, configure, evaluate, train, training_data
 from .grid import gauss_newton_sd
 from .problem import Floats, Problem, Request
+from .training import Members, Trained, configure
 
 MEMBER_SEEDS = 1009  # seeds of the members: seed * MEMBER_SEEDS + k, so that runs with other seeds share none
 
@@ -41,25 +40,21 @@ def fit_closed_form(problem: Problem, request: Request, **overrides: Any) -> Est
 def fit_networks(problem: Problem, request: Request, config: FitConfig, name: str) -> Estimate:
     """Train config.members networks one after the other, and one more for the SDs; combine their maps."""
     began = time.perf_counter()
-    check_device(request.device)
-    data = training_data(problem, request, config)
+    networks = members_of(problem, request, config)
     cbf, att, histories, seconds, engine = [], [], [], [], ""
     trainings = config.members + (config.members > 1)
 
-    def member(number: int, label: str, data: TrainingData, seed: int) -> tuple[Floats, Floats, History, str]:
-        fields = Fields(config, seed, request.engine, request.device)
-
+    def member(number: int, label: str, seed: int, added: Floats | None = None) -> Trained:
         def on_epoch(epoch: int, losses: dict[str, float]) -> None:
             done = number * config.epochs + epoch + 1
             request.report(done, trainings * config.epochs, f"{label}, loss {losses['total']:.4g}")
 
-        indices, history = train(fields, data, config, seed, on_epoch)
-        return *evaluate(fields, indices), history, fields.parameter_field.encoding.engine_in_use()
+        return networks.train(seed, on_epoch, added)
 
     seeds = [config.seed * MEMBER_SEEDS + k for k in range(config.members)]
     for k, seed in enumerate(seeds):
         started = time.perf_counter()
-        one_cbf, one_att, history, engine = member(k, f"network {k + 1} of {config.members}", data, seed)
+        one_cbf, one_att, history, engine = member(k, f"network {k + 1} of {config.members}", seed)
         cbf.append(one_cbf)
         att.append(one_att)
         histories.append({"best_epoch": history.best, **history.losses})
@@ -70,8 +65,7 @@ def fit_networks(problem: Problem, request: Request, config: FitConfig, name: st
     if config.members > 1:
         probe = np.random.default_rng(config.seed).standard_normal(problem.signal.shape).astype(np.float32)
         probe *= noise_sd / np.sqrt(problem.counts)
-        moved = replace(data, signal=data.signal + torch.as_tensor(probe * data.scale, device=request.device))
-        probed = member(config.members, "network for the SDs", moved, seeds[0])
+        probed = member(config.members, "network for the SDs", seeds[0], probe)
         share = leverage(problem, probe, (cbf[0], att[0]), probed[:2], noise_sd)
     cbf_sd, att_sd = standard_deviations(problem, np.stack(cbf), np.stack(att), noise_sd, share)
     info = {
@@ -80,11 +74,20 @@ def fit_networks(problem: Problem, request: Request, config: FitConfig, name: st
         "seconds": time.perf_counter() - began,
         "noise_sd": noise_sd,
         "noise_leverage": share,
-        "signal_scale": data.scale,
+        "signal_scale": networks.scale,
         "engine": engine,
     }
     settings = config.as_dict() | {"preset": request.preset, "device": request.device, "engine": request.engine}
     return problem.estimate(name, mean_cbf, mean_att, cbf_sd, att_sd, settings, info)
+
+
+def members_of(problem: Problem, request: Request, config: FitConfig) -> Members:
+    """What trains the networks: the compiled engine by itself where it serves, which spares loading PyTorch."""
+    if serves(problem, request, config):
+        return CompiledMembers(problem, request, config)
+    from .fitting import TorchMembers
+
+    return TorchMembers(problem, request, config)
 
 
 def leverage(

@@ -6,15 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
-    "ENGINES": "encoding",
+    "ENGINES": "grids",
     "HashIndex": "encoding",
-    "Level": "encoding",
+    "Level": "grids",
     "MultiresHashEncoding": "encoding",
     "ParameterField": "networks",
     "SignalField": "networks",
     "Siren": "networks",
     "get_threads": "threads",
-    "grid_levels": "encoding",
+    "grid_levels": "grids",
     "set_threads": "threads",
 }
 
@@ -32,13 +32,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .encoding import ENGINES, HashIndex, Level, MultiresHashEncoding, grid_levels
+    from .encoding import HashIndex, MultiresHashEncoding
+    from .grids import ENGINES, Level, grid_levels
     from .networks import ParameterField, SignalField, Siren
     from .threads import get_threads, set_threads
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: encodings and networks bring torch, the multiscale field does not."""
+    """Import a public name when it is first used: encodings and networks bring torch, grids do not."""
     if name in _PUBLIC:
         return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

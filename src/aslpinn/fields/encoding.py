@@ -8,7 +8,6 @@ arithmetic of scales, half-cell shift, row counts and hash is that of tiny-cuda-
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,22 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .grids import ENGINES, INIT, PRIMES, Level, check_settings, grid_levels
 
-ENGINES = ("auto", "torch", "fused", "tinycudann")
-PRIMES = (1, 2654435761, 805459861)  # Müller et al. 2022, section 3; Teschner et al. 2003
-INIT = 1e-4  # half width of the uniform distribution that tables start from, Müller et al. 2022, section 4
+__all__ = ["ENGINES", "INIT", "PRIMES", "HashIndex", "Level", "MultiresHashEncoding", "grid_levels", "make_generator"]
+
 _UINT32 = 0xFFFFFFFF
-
-
-@dataclass(frozen=True)
-class Level:
-    """One grid of the encoding: its rows are `offset` to `offset + rows - 1` of the table."""
-
-    scale: float
-    resolution: int
-    rows: int
-    offset: int
-    dense: bool
 
 
 @dataclass(frozen=True)
@@ -56,25 +44,6 @@ class HashIndex:
 def make_generator(seed: int | torch.Generator) -> torch.Generator:
     """Return a torch.Generator: the one given, or a new one from an integer seed."""
     return seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
-
-
-def grid_levels(levels: int, log2_table: int, base: int, finest: int) -> tuple[Level, ...]:
-    """Return scale, resolution and table rows of every level.
-
-    scale = base * b^l - 1 with b = exp(ln(finest / base) / (levels - 1)); resolution = ceil(scale) + 1; rows =
-    resolution^3 rounded up to a multiple of 8, at most 2^log2_table. With one level only `base` counts. Scales are
-    float64; tiny-cuda-nn computes them in float32. Source: Müller et al. 2022, equations 2 and 3, and tiny-cuda-nn.
-    """
-    growth = math.exp(math.log(finest / base) / (levels - 1)) if levels > 1 else 1.0
-    made: list[Level] = []
-    offset = 0
-    for number in range(levels):
-        scale = base * growth**number - 1.0
-        resolution = math.ceil(scale) + 1
-        rows = min(-(-(resolution**3) // 8) * 8, 2**log2_table)
-        made.append(Level(scale, resolution, rows, offset, resolution**3 <= rows))
-        offset += rows
-    return tuple(made)
 
 
 def _corners(x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
@@ -165,7 +134,7 @@ class MultiresHashEncoding(nn.Module):
         seed: int | torch.Generator = 0,
     ) -> None:
         super().__init__()
-        _check_settings(levels, features, log2_table, base, finest, engine)
+        check_settings(levels, features, log2_table, base, finest, engine)
         self.levels = grid_levels(levels, log2_table, base, finest)
         self.features = features
         self.log2_table = log2_table
@@ -258,19 +227,6 @@ def _check_subset(subset: Tensor, count: int) -> Tensor:
     if points.numel() and (int(points.min()) < 0 or int(points.max()) >= count):
         raise InputError(f"subset: found rows {int(points.min())} to {int(points.max())}, expected 0 to {count - 1}")
     return points
-
-
-def _check_settings(levels: int, features: int, log2_table: int, base: int, finest: int, engine: str) -> None:
-    """Raise InputError where the settings define no encoding."""
-    limits = {"levels": (levels, 1, 64), "features": (features, 1, 64), "log2_table": (log2_table, 3, 26)}
-    limits |= {"base": (base, 1, 2**20), "finest": (finest, 1, 2**20)}
-    for name, (value, low, high) in limits.items():
-        if not low <= value <= high or value != int(value):
-            raise InputError(f"{name}: found {value}, expected an integer from {low} to {high}")
-    if levels > 1 and finest < base:
-        raise InputError(f"finest: found {finest}, expected at least base, which is {base}")
-    if engine not in ENGINES:
-        raise InputError(f"engine: found {engine!r}, expected one of {', '.join(ENGINES)}")
 
 
 def _tinycudann(encoding: MultiresHashEncoding) -> Any:

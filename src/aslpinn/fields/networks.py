@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError
 from .encoding import MultiresHashEncoding, make_generator
+from .plain import layer_starts
 
 ACTIVATIONS = ("sine", "relu")
 
@@ -59,17 +57,9 @@ class Siren(nn.Module):
         generator = make_generator(seed)
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for number, (before, after) in enumerate(pairwise(widths)):
-            bound = self._bound(number, before)
+        for after, before, bound, edge in layer_starts(widths, activation, omega_hidden):
             self.weights.append(torch.empty(after, before).uniform_(-bound, bound, generator=generator))
-            edge = 1.0 / math.sqrt(before)
             self.biases.append(torch.empty(after).uniform_(-edge, edge, generator=generator))
-
-    def _bound(self, layer: int, inputs: int) -> float:
-        """Half width of the distribution that the weights of a layer start from."""
-        if self.activation == "relu":
-            return math.sqrt(6.0 / inputs)
-        return 1.0 / inputs if layer == 0 else math.sqrt(6.0 / inputs) / self.omega_hidden
 
     def omega(self, layer: int) -> float:
         """Return the frequency factor of a hidden layer (1 for "relu")."""
