@@ -20,8 +20,10 @@ import select
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
@@ -145,7 +147,7 @@ def main() -> int:
                 request = json.loads(line)
                 pid = os.fork()
                 if pid == 0:
-                    _work(request, out, (wake, woken))
+                    _end_after(partial(_work, request, out, (wake, woken)))
                 running[pid] = request["number"]
     for pid in running:
         with suppress(ProcessLookupError):
@@ -181,44 +183,45 @@ def _tell(out: int, message: dict[str, Any]) -> None:
         os.write(out, (json.dumps(message) + "\n").encode())  # one write of a short line is never torn
 
 
-def _work(request: dict[str, Any], out: int, others: tuple[int, int]) -> NoReturn:
-    """In the copy: run the job and end, whatever happens."""
+def _work(request: dict[str, Any], out: int, others: tuple[int, int]) -> int:
+    """In the copy: run the job; returns its exit code."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for end in others:
+        os.close(end)
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    from . import execute
+
+    waiting = WaitingKernel(out)
+
+    def tell(section: str, cell: int, cells: int) -> None:
+        _tell(out, {"number": request["number"], "section": section, "cell": cell, "cells": cells})
+
+    return execute.main(request["job"], tell, kernel_manager(waiting))
+
+
+def _end_after(work: Callable[[], int]) -> NoReturn:
+    """In a copy: do the work and end with its exit code, whatever happens, as an interpreter does.
+
+    The frames of the process that this one is a copy of are never returned to.
+    """
     code = 1
     try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        for end in others:
-            os.close(end)
-        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        from . import execute
-
-        waiting = WaitingKernel(out)
-
-        def tell(section: str, cell: int, cells: int) -> None:
-            _tell(out, {"number": request["number"], "section": section, "cell": cell, "cells": cells})
-
-        code = execute.main(request["job"], tell, kernel_manager(waiting))
+        code = work()
     except BaseException:
-        import traceback
-
         traceback.print_exc()
     finally:
-        _leave(code)
-
-
-def _leave(code: int) -> NoReturn:
-    """End this process as an interpreter does, without the frames of the process that it is a copy of."""
-    with suppress(BaseException):
-        atexit._run_exitfuncs()
-    with suppress(BaseException):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
+        with suppress(BaseException):
+            atexit._run_exitfuncs()
+        with suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
 
 
 class WaitingKernel:
@@ -237,7 +240,7 @@ class WaitingKernel:
         if self.pid == 0:
             os.close(self._writer)
             os.close(out)
-            _become_kernel(reader, parent)
+            _end_after(partial(_become_kernel, reader, parent))
         os.close(reader)
 
     def begin(self, arguments: list[str], folder: str, environment: dict[str, str]) -> None:
@@ -274,35 +277,28 @@ class WaitingKernel:
         self.send_signal(signal.SIGKILL)
 
 
-def _become_kernel(reader: int, parent: int) -> NoReturn:
-    code = 1
-    try:
-        os.setsid()  # jupyter_client signals the group
-        with os.fdopen(reader) as stream:
-            text = stream.read()
-        if not text:  # the process that it waits for has gone
-            os._exit(0)
-        told = json.loads(text)
-        os.environ.clear()
-        os.environ.update(told["environment"])
-        os.chdir(told["folder"])
-        sys.argv = ["ipykernel_launcher", *told["arguments"]]
-        from ipykernel.kernelapp import IPKernelApp
+def _become_kernel(reader: int, parent: int) -> int:
+    """In the copy of a copy: wait for the arguments of a kernel and be one; returns its exit code."""
+    os.setsid()  # jupyter_client signals the group
+    with os.fdopen(reader) as stream:
+        text = stream.read()
+    if not text:  # the process that it waits for has gone
+        os._exit(0)
+    told = json.loads(text)
+    os.environ.clear()
+    os.environ.update(told["environment"])
+    os.chdir(told["folder"])
+    sys.argv = ["ipykernel_launcher", *told["arguments"]]
+    from ipykernel.kernelapp import IPKernelApp
 
-        application = IPKernelApp.instance(parent_handle=parent)
-        application.initialize(told["arguments"])
-        if "matplotlib.pyplot" in sys.modules:  # which asks for this when it is imported in a kernel
-            from matplotlib_inline.backend_inline import configure_inline_support
+    application = IPKernelApp.instance(parent_handle=parent)
+    application.initialize(told["arguments"])
+    if "matplotlib.pyplot" in sys.modules:  # which asks for this when it is imported in a kernel
+        from matplotlib_inline.backend_inline import configure_inline_support
 
-            configure_inline_support(application.shell, "inline")
-        application.start()
-        code = 0
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        _leave(code)
+        configure_inline_support(application.shell, "inline")
+    application.start()
+    return 0
 
 
 def kernel_manager(waiting: WaitingKernel) -> type:
