@@ -58,7 +58,7 @@ class Forks:
         self._environment = environment | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
         self._lock = Lock()
         self._server: subprocess.Popen[str] | None = None
-        self._waiting: dict[int, SimpleQueue[dict[str, Any] | None]] = {}
+        self._waiting: dict[int, tuple[subprocess.Popen[str], SimpleQueue[dict[str, Any] | None]]] = {}
         self._count = 0
         self._closed = False
 
@@ -74,7 +74,7 @@ class Forks:
             assert self._server.stdin is not None
             self._count += 1
             number = self._count
-            self._waiting[number] = told
+            self._waiting[number] = self._server, told
             try:
                 self._server.stdin.write(json.dumps({"number": number, "job": str(job), "log": str(log)}) + "\n")
                 self._server.stdin.flush()
@@ -107,11 +107,12 @@ class Forks:
         for line in server.stdout:
             with suppress(ValueError, KeyError, TypeError):
                 message = json.loads(line)
-                self._waiting[message["number"]].put(message)
+                self._waiting[message["number"]][1].put(message)
         server.wait()
-        with self._lock:  # without it nothing more is heard
-            for told in self._waiting.values():
-                told.put(None)
+        with self._lock:  # without it nothing more is heard; a new one may run jobs already
+            for runner, told in self._waiting.values():
+                if runner is server:
+                    told.put(None)
         server.stdout.close()
 
 

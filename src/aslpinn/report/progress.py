@@ -23,7 +23,8 @@ class Progress:
     """Counts notebooks and says how long the rest will take.
 
     The expected time of a notebook is that of its last run, else the mean of those of its kind that are done, else
-    what its own progress promises.
+    what its own progress promises. Notebooks begin and tell their sections from threads of their own while one reads:
+    what is gone through is a copy.
     """
 
     def __init__(
@@ -77,13 +78,13 @@ class Progress:
     def remaining(self) -> float | None:
         """Seconds until all are done; None before anything is known."""
         now, total = time.monotonic(), 0.0
-        for key, entry in self.running.items():
+        for key, entry in list(self.running.items()):
             passed = now - entry.begun
             full = self.expected(key, "subject") or (passed / entry.share if entry.share > 0.1 else None)
             if full is None:
                 return None
             total += max(full - passed, 0.0)
-        for key, task in self.waiting.items():
+        for key, task in list(self.waiting.items()):
             full = self.expected(key, task.kind)
             if full is None:
                 return None
@@ -112,7 +113,7 @@ class Table(Progress):
         width = shutil.get_terminal_size().columns - 1
         left = self.remaining()
         rows = [f"{'notebook':<28} {'section':<34} {'cells':>5} {'time':>7}"]
-        for entry in self.running.values():
+        for entry in list(self.running.values()):
             passed = spell(time.monotonic() - entry.begun)
             rows.append(f"{entry.title[:28]:<28} {entry.section[:34]:<34} {entry.share:>5.0%} {passed:>7}")
         rest = f", about {spell(left)} left" if left is not None else ""

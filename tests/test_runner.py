@@ -1,0 +1,43 @@
+"""What goes on side by side in a study: a server of copies that ends, notebooks that begin while time is reckoned."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from queue import SimpleQueue
+from types import SimpleNamespace
+
+from aslpinn.report.forks import Forks
+from aslpinn.report.progress import Progress
+from aslpinn.report.tasks import Task
+
+
+def test_jobs_of_a_new_server_do_not_hear_that_the_one_before_has_ended() -> None:
+    forks = Forks({})
+    ended, new = (SimpleNamespace(stdout=io.StringIO(), wait=lambda: 0) for _ in range(2))
+    lost, running = SimpleQueue(), SimpleQueue()
+    forks._waiting = {1: (ended, lost), 2: (new, running)}
+    forks._listen(ended)
+    assert lost.get_nowait() is None
+    assert running.empty()
+
+
+def task(key: str) -> Task:
+    return Task(key=key, kind="subject", notebook=Path(key), report=Path(key), parameters={}, title=key)
+
+
+def test_a_notebook_may_begin_while_the_remaining_time_is_reckoned() -> None:
+    tasks = [task(f"sub-{number}") for number in range(6)]
+
+    class Interleaved(Progress):
+        """Another thread gets its turn between any two lines: here whenever the time of a notebook is asked for."""
+
+        def expected(self, key: str, kind: str) -> float | None:
+            if self.waiting:
+                self.start(next(iter(self.waiting.values())))
+            return super().expected(key, kind)
+
+    shown = Interleaved(tasks, {one.key: 10.0 for one in tasks}, 2, len(tasks), lambda text: None)
+    shown.start(tasks[0])
+    assert 0 < (shown.remaining() or 0) <= 6 * 10 / 2
+    assert not shown.waiting
