@@ -26,6 +26,19 @@ def test_scalars_serve_all_volumes() -> None:
     np.testing.assert_array_equal(acquisition.labeling_duration, [1.8] * 3)
 
 
+def test_the_arrays_of_a_caller_stay_their_own() -> None:
+    tau, pld, offset = np.full(3, 1.8), np.array([0.5, 1.0, 1.5]), np.array([0.0, 0.1])
+    acquisition = Acquisition(tau, pld, offset)
+    for array in (tau, pld, offset):
+        array[0] = 0.7
+    assert acquisition.labeling_duration[0] == 1.8
+    assert acquisition.post_labeling_delay[0] == 0.5
+    assert acquisition.slice_offset is not None
+    assert acquisition.slice_offset[0] == 0.0
+    with pytest.raises(ValueError, match="read-only"):
+        acquisition.post_labeling_delay[0] = 0.7
+
+
 def test_later_slices_wait_longer() -> None:
     acquisition = Acquisition(1.4, [0.25, 0.5], slice_offset=[0.0, 0.05, 0.1])
     pld = acquisition.pld_at(np.array([[4, 4, 0], [1, 2, 2]]))

@@ -61,8 +61,9 @@ class Acquisition:
         slice_axis: int = 2,
         constants: Constants | None = None,
     ) -> None:
-        tau = np.atleast_1d(np.asarray(labeling_duration, dtype=float))
-        pld = np.atleast_1d(np.asarray(post_labeling_delay, dtype=float))
+        # Copies: they are made read-only below, and a caller's arrays stay the caller's.
+        tau = np.atleast_1d(np.array(labeling_duration, dtype=float))
+        pld = np.atleast_1d(np.array(post_labeling_delay, dtype=float))
         if tau.ndim > 1 or pld.ndim > 1:
             raise AcquisitionError(
                 "labeling_duration and post_labeling_delay must be numbers or lists of numbers, in s"
@@ -71,7 +72,7 @@ class Acquisition:
             tau = np.full(pld.shape, tau[0])
         elif pld.size == 1:
             pld = np.full(tau.shape, pld[0])
-        offset = None if slice_offset is None else np.asarray(slice_offset, dtype=float)
+        offset = None if slice_offset is None else np.array(slice_offset, dtype=float)
         _check(tau, pld, offset)
         if offset is not None and not np.any(offset):
             offset = None
