@@ -65,6 +65,9 @@ def test_sidecar_becomes_matrix_and_timing() -> None:
     [
         ({"TimeEncodedMatrixSize": 10}, "TimeEncodedMatrixSize is 10"),
         ({"TimeEncodedMatrixSize": "8"}, "whole number"),
+        ({"TimeEncodedMatrixSize": float("nan")}, "TimeEncodedMatrixSize is NaN.*whole number"),
+        ({"TimeEncodedMatrixSize": float("inf")}, "whole number"),
+        ({"TimeEncodedMatrixSize": 10**400}, "expected one of 4, 8"),
         ({"TimeEncodedMatrixSize": None}, "TimeEncodedMatrixSize is missing"),
         ({"TimeEncodedMatrixType": "Fourier"}, "Hadamard or Walsh"),
         ({"TimeEncodedMatrixType": None}, "TimeEncodedMatrixType is missing"),
@@ -77,6 +80,7 @@ def test_sidecar_becomes_matrix_and_timing() -> None:
         ({"TimeEncodedMatrix": [[1, 1], [1, -1]]}, "TimeEncodedMatrix"),
         ({"TimeEncodedMatrix": "Hadamard"}, "list of N rows"),
         ({"TimeEncodedMatrix": [[True] * 7] * 8}, "list of N rows"),
+        ({"TimeEncodedMatrix": [[10**400] * 7] * 8}, "TimeEncodedMatrix"),
         ({"TimeEncodedMatrix": hadamard.matrix("Paley", 12).tolist()}, "expected 8"),
     ],
 )

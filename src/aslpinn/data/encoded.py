@@ -104,7 +104,8 @@ def _size(sidecar: Sidecar) -> int | None:
     value = sidecar.values.get("TimeEncodedMatrixSize")
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 2:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    if not known or (isinstance(value, float) and not value.is_integer()) or value < 2:
         raise sidecar.error("TimeEncodedMatrixSize", "a whole number: the encoded volumes in a repeat")
     return int(value)
 

@@ -76,9 +76,9 @@ def validate(entries: ArrayLike, size: int | None = None) -> Signs:
     """
     try:
         given = np.asarray(entries, dtype=float)
-    except (TypeError, ValueError) as problem:
+    except (TypeError, ValueError, OverflowError) as problem:
         raise InputError(
-            "Hadamard matrix: its rows differ in length or hold something that is not a number"
+            "Hadamard matrix: its rows differ in length or hold something that is not a number, or too large a one"
         ) from problem
     if given.ndim != 2 or given.shape[0] != given.shape[1] + 1 or given.shape[0] < 2:
         hint = "; leave out the constant column" if given.ndim == 2 and given.shape[0] == given.shape[1] else ""
