@@ -156,6 +156,10 @@ def test_suppression_pulses_and_constants_reach_the_model(data: DataSet) -> None
     assert load_subject(data.asl, constants={"t1_blood": 1.5}).acquisition.constants.t1_blood == 1.5
     with pytest.raises(InputError, match="no constant 't2'"):
         load_subject(data.asl, constants={"t2": 1.0})
+    assert load_subject(data.asl, constants={"suppression_pulses": 3.0}).acquisition.constants.suppression_pulses == 3
+    for wrong in (1.7, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=r"suppression_pulses is .*expected a whole number"):
+            load_subject(data.asl, constants={"suppression_pulses": wrong})
 
 
 def test_a_sidecar_higher_in_the_data_set_is_inherited_and_the_nearest_wins(data: DataSet) -> None:
@@ -272,6 +276,14 @@ def test_check_says_what_will_be_done_and_what_is_missing(data: DataSet) -> None
     assert "BackgroundSuppression is missing" in text
 
 
+def test_the_shadows_that_macos_leaves_beside_files_are_not_read(data: DataSet) -> None:
+    data.write()
+    (data.perf / "sub-01_m0scan.json").write_text("{}")
+    for file in list(data.perf.iterdir()):
+        file.with_name(f"._{file.name}").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X")
+    assert load_subject(data.asl).m0[6, 6, 2] == pytest.approx(1000)
+
+
 # --- what is refused ---
 
 
@@ -328,7 +340,10 @@ BROKEN: dict[str, tuple[Callable[[DataSet], None], str]] = {
     "PLD NaN": (_edit(PostLabelingDelay=float("nan")), "PostLabelingDelay"),
     "PLD enormous": (_edit(PostLabelingDelay=10**400), "PostLabelingDelay"),
     "duration zero": (_edit(LabelingDuration=0), "LabelingDuration"),
-    "PLD differs in a pair": (_edit(PostLabelingDelay=[0.5, 1.0, 1.0, 1.0, 1.5, 1.5]), "control and . label"),
+    "PLD differs in a pair": (
+        _edit(PostLabelingDelay=[0.5, 1.0, 1.0, 1.0, 1.5, 1.5]),
+        "perf/sub-01_aslcontext.tsv: . control and . label",
+    ),
     "no M0": (_edit(M0Type="Absent"), "M0Type"),
     "M0Type missing": (_drop("M0Type"), "M0Type is missing"),
     "M0 not included": (_edit(M0Type="Included"), "M0Type.*m0scan"),

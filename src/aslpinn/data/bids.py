@@ -281,7 +281,8 @@ def _constants(sidecar: Sidecar, given: Mapping[str, float] | None, notes: list[
     for name, value in (given or {}).items():
         if name not in known:
             raise InputError(f"there is no constant {shorten(name)}; expected one of {', '.join(sorted(known))}")
-        values[name] = int(value) if name == "suppression_pulses" else float(value)
+        whole = name == "suppression_pulses" and float(value).is_integer()
+        values[name] = int(value) if whole else float(value)
     try:
         return Constants(**values)
     except ValueError as error:

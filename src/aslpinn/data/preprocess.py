@@ -23,7 +23,9 @@ LONG_TR = 5.0
 M0_FLOOR = 0.1
 
 
-def form_pairs(types: list[str], tau: list[float], pld: list[float]) -> NDArray[np.intp]:
+def form_pairs(
+    types: list[str], tau: list[float], pld: list[float], file: object = "aslcontext.tsv"
+) -> NDArray[np.intp]:
     """Volume numbers (control, label) of every pair, in order of acquisition: (P, 2).
 
     Among the volumes of one (tau, PLD) the n-th control belongs to the n-th label, whichever comes first, so
@@ -44,7 +46,7 @@ def form_pairs(types: list[str], tau: list[float], pld: list[float]) -> NDArray[
         control, label = members["control"], members["label"]
         if len(control) != len(label):
             raise InputError(
-                f"aslcontext.tsv: {len(control)} control and {len(label)} label volumes have LabelingDuration "
+                f"{file}: {len(control)} control and {len(label)} label volumes have LabelingDuration "
                 f"{duration:g} s and PostLabelingDelay {delay:g} s; expected as many of one as of the other"
             )
         pairs += list(zip(control, label, strict=True))

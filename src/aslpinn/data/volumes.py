@@ -112,7 +112,7 @@ def read_layout(path: Path, image: Image, sidecar: Sidecar, notes: list[str], st
         return Layout(types, context, encoding, index, timing.labeling_duration, timing.post_labeling_delay)
     _check_types(types, context)
     tau, pld = (sidecar.seconds(name, len(types), "volumes") for name in ("LabelingDuration", "PostLabelingDelay"))
-    index = _pairs(types, tau, pld, sidecar, notes, steps)
+    index = _pairs(types, context, tau, pld, sidecar, notes, steps)
     first = index if index.ndim == 1 else index[:, 0]
     for volume in first:
         if tau[volume] <= 0:
@@ -148,7 +148,13 @@ def _check_types(types: list[str], context: Path) -> None:
 
 
 def _pairs(
-    types: list[str], tau: list[float], pld: list[float], sidecar: Sidecar, notes: list[str], steps: list[str]
+    types: list[str],
+    context: Path,
+    tau: list[float],
+    pld: list[float],
+    sidecar: Sidecar,
+    notes: list[str],
+    steps: list[str],
 ) -> NDArray[np.intp]:
     """The volumes (control, label) of every pair, or the deltam volumes."""
     used = {"control", "label", "deltam", "m0scan"}
@@ -158,7 +164,7 @@ def _pairs(
         index = np.flatnonzero(np.array(types) == "deltam")
         steps.append(f"{index.size} deltam volumes: taken as control minus label")
         return index
-    pairs = form_pairs(types, tau, pld)
+    pairs = form_pairs(types, tau, pld, context)
     if "TotalAcquiredPairs" in sidecar:
         total = int(sidecar.number("TotalAcquiredPairs", "the number of control-label pairs", low=1))
         delays = len({(tau[volume], pld[volume]) for volume in pairs[:, 0]})

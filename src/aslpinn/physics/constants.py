@@ -59,8 +59,8 @@ class Constants:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name == "suppression_pulses":
-                if value < 0:
-                    raise ValueError(f"suppression_pulses is {value}; expected 0 or more")
+                if not (value >= 0 and float(value).is_integer()):
+                    raise ValueError(f"suppression_pulses is {value:g}; expected a whole number, 0 or more")
             elif not field.name.startswith("dispersion") and not 0 < value < 10:
                 raise ValueError(f"{field.name} is {value}; expected a positive number below 10 (s, ml/g or a share)")
         if self.labeling_efficiency > 1:
