@@ -75,10 +75,12 @@ def same_dataset(made: Path, expected: Path) -> None:
 
 
 def test_tepcasl_equals_the_reference(server, shared, tmp_path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "mine.txt").write_text("of another program")
     made = fetch("asltk-tepcasl", tmp_path / "new", base_url=server.url, cache=tmp_path / "cache")
     assert made == tmp_path / "new" / "asltk-tepcasl"
     same_dataset(made, shared / "data" / "asltk-tepcasl")
-    assert not (tmp_path / "cache").exists()
+    assert [file.name for file in (tmp_path / "cache").iterdir()] == ["mine.txt"]
     asked = len(server.asked)
     assert fetch("asltk-tepcasl", tmp_path / "new", base_url=server.url) == made  # complete: nothing is asked again
     assert len(server.asked) == asked

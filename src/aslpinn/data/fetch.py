@@ -90,7 +90,8 @@ def fetch(
         A mirror in place of upstream: its root, with OWNER/NAME/PATH or OWNER/NAME/COMMIT/PATH below, or the
         address of the repository's copy itself.
     cache : path, optional
-        Where verified downloads wait for the others; by default the user's cache, one folder for each TO.
+        Folder below which verified downloads wait for the others (in NAME-downloads, removed at the end); by default
+        the user's cache, one folder for each TO.
     progress : callable(done, total, message), optional
 
     Raises
@@ -110,7 +111,7 @@ def fetch(
         raise InputError(f"{destination}: exists and is not a data set that fetch made; remove it or give another --to")
     with _errors_named(destination):
         Path(to).mkdir(parents=True, exist_ok=True)
-        store = Path(cache) if cache is not None else _store(Path(to), name)
+        store = Path(cache) / f"{name}-downloads" if cache is not None else _store(Path(to), name)
         files = _download(source, store, base_url, progress or (lambda done, total, message: None))
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=to) as scratch:
             made = Path(scratch) / name
@@ -227,7 +228,10 @@ def dicom_to_nifti(folder: Path, out: Path) -> tuple[Path, dict[str, Any]]:
     import dcm2niix
 
     command = [dcm2niix.bin, "-ba", "y", "-b", "y", "-z", "y", "-f", "series", "-o", str(out), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    except subprocess.TimeoutExpired:
+        raise InputError(f"{folder}: dcm2niix did not end within 600 s; expected one image") from None
     images = sorted(out.glob("*.nii.gz"))
     if done.returncode != 0 or len(images) != 1:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
