@@ -129,6 +129,19 @@ def test_a_series_that_is_not_encoded_is_not_decoded(tmp_path: Path) -> None:
     assert main(["decode", str(asl), "--out", str(tmp_path / "out")]) == 2
 
 
+def test_the_raw_series_is_not_written_over(tmp_path: Path, capsys) -> None:
+    fields = {"TimeEncodedMatrixSize": 8, "TimeEncodedMatrixType": "Hadamard"}
+    asl, _, _ = encoded_data_set(tmp_path / "raw", hadamard.matrix("Hadamard", 8), fields, [0.5] * 7)
+    whole = {file: file.read_bytes() for file in (tmp_path / "raw").rglob("*") if file.is_file()}
+    assert main(["decode", str(asl), "--out", str(tmp_path / "raw")]) == 2
+    description = tmp_path / "raw" / "dataset_description.json"
+    description.unlink()  # a folder that is no data set
+    assert main(["decode", str(asl), "--out", str(tmp_path / "raw")]) == 2
+    assert capsys.readouterr().err.count("is the raw data set") == 2
+    del whole[description]
+    assert {file: file.read_bytes() for file in (tmp_path / "raw").rglob("*") if file.is_file()} == whole
+
+
 @pytest.mark.parametrize("kind", ["Separate, sidecar inherited", "Included", "Estimate"])
 def test_m0_goes_with_the_decoded_series_so_that_it_fits_by_itself(tmp_path: Path, kind: str) -> None:
     fields = {"TimeEncodedMatrixSize": 8, "TimeEncodedMatrixType": "Hadamard"}

@@ -67,6 +67,21 @@ def test_a_moved_head_is_brought_back_and_its_perfusion_with_it(encoded: Path, t
     assert not list(perf.glob("*motion*"))  # of the earlier run
 
 
+def test_m0_goes_along_where_decoding_moves_the_series(tmp_path: Path) -> None:
+    phantom = simulate("te7", tsnr=5.0, seed=2, voxel_size=(6.0, 6.0, 6.0))
+    asl = write_phantom(phantom, tmp_path / "raw", encoded=True)[0]
+    away = np.array([1.5, 0, 0, 0, 0, 0])  # mm from M0: less than half a voxel, so M0 is brought to the series
+    disturb(asl, lambda data: np.stack([moved(data[..., v], phantom.affine, away) for v in range(8)], axis=-1))
+    assert main(["decode", str(asl), "--out", str(tmp_path / "out"), "--motion", "on"]) == 0
+    raw, decoded = load_subject(asl, motion="on"), load_subject(tmp_path / "out" / asl.relative_to(tmp_path / "raw"))
+    assert raw.motion is not None
+    assert raw.motion.position[0] == pytest.approx(1.5, abs=0.2)
+    both = raw.mask & decoded.mask
+    assert both.sum() > 0.95 * raw.mask.sum()
+    np.testing.assert_allclose(decoded.m0[both], raw.m0[both], rtol=1e-4)
+    np.testing.assert_allclose(decoded.series[both], raw.series[both], atol=1e-4 * raw.series.max())
+
+
 def test_motion_cannot_be_asked_of_deltam(tmp_path: Path) -> None:
     phantom = simulate("te7", tsnr=3.0, voxel_size=(8.0, 8.0, 8.0))
     asl = write_phantom(phantom, tmp_path)[0]

@@ -37,7 +37,9 @@ def decode(
     """
     path, out = Path(path), Path(out)
     root = dataset_root(path)
-    if root is not None and out.absolute().resolve() == root.resolve():
+    name, folder = subject_name(path)
+    perf = out / folder / "perf"
+    if (root is not None and out.resolve() == root.resolve()) or perf.resolve() == path.parent.resolve():
         raise InputError(f"{out}: is the raw data set; expected another folder for the decoded series")
     image, sidecar = read_image(path, dimensions=(4,)), read_sidecar(path, "asl")
     layout = read_layout(path, image, sidecar, [], [])
@@ -48,7 +50,6 @@ def decode(
     # Every check of a fit, the kinetics among them; outliers are for the fit to judge.
     subject = load_subject(path, mask, motion=motion, outliers=False, force=force)
     volumes, m0_volumes = _decoded(subject.volumes if subject.volumes is not None else image.data, layout)
-    name, folder = subject_name(path)
     fields, types = decoded_metadata(sidecar.values, layout.encoding, repeats=1, m0_volumes=m0_volumes)
     fields = _per_volume(fields, layout)
     fields |= {"SkullStripped": False, "Sources": [uri(path, out)], "DecodingKinetics": subject.provenance["encoding"]}
@@ -63,7 +64,8 @@ def decode(
             write_motion(subject.motion, scratch, name)
         target = f"bids::{folder}/perf/{name}_asl.nii.gz"
         if sidecar.values.get("M0Type") == "Separate":
-            _copy_m0(path, scratch, name, target)
+            moved = None if subject.motion is None else subject.motion.m0  # on the position of the series
+            _copy_m0(path, scratch, name, target, moved, image)
         description: dict[str, Any] = {
             "Name": "Decoded arterial spin labeling",
             "BIDSVersion": "1.10.0",
@@ -71,7 +73,6 @@ def decode(
             "GeneratedBy": [{"Name": "aslpinn", "Version": __version__, "Description": "aslpinn decode"}],
         }
         dump(scratch / "dataset_description.json", description)
-        perf = out / folder / "perf"
         perf.mkdir(parents=True, exist_ok=True)
         (scratch / ".bidsignore").write_text("*_timeseries.*\n", encoding="utf-8")
         for shared in ("dataset_description.json", ".bidsignore"):  # several subjects share them
@@ -117,17 +118,21 @@ def _write(file: Path, data: NDArray[np.float32], image: Image) -> None:
     header.set_data_dtype(np.float32)
     header.set_data_shape(data.shape)
     header.set_slope_inter(1, 0)
-    header.set_zooms((*image.voxel_size, 1.0))
+    header.set_zooms((*image.voxel_size, 1.0)[: data.ndim])
     header["cal_max"] = header["cal_min"] = 0
     nib.save(nib.Nifti1Image(data, image.affine, header=header), file)
 
 
-def _copy_m0(path: Path, scratch: Path, name: str, target: str) -> None:
-    """The separate M0 scan and its sidecar, meant for the decoded series."""
+def _copy_m0(
+    path: Path, scratch: Path, name: str, target: str, moved: NDArray[np.float32] | None, image: Image
+) -> None:
+    """The separate M0 scan and its sidecar, meant for the decoded series; `moved` where it was brought to that."""
     source = find_m0(path)
     if source is None:
         return
-    _, extension = split_name(source)
-    shutil.copyfile(source, scratch / f"{name}_m0scan{extension}")
+    if moved is None:
+        shutil.copyfile(source, scratch / f"{name}_m0scan{split_name(source)[1]}")
+    else:
+        _write(scratch / f"{name}_m0scan.nii.gz", moved, image)
     values = read_sidecar(source, "m0scan", required=False).values  # inherited fields too: the repetition time is one
     dump(scratch / f"{name}_m0scan.json", values | {"IntendedFor": target, "SkullStripped": False})
