@@ -113,4 +113,7 @@ def test_maps_that_miss_the_brain_are_left_out_with_a_note(phantom, asl: Path) -
     assert person.tissue is None
     assert any("is not used: by scanner coordinates tissue fills" in note for note in person.provenance["notes"])
     (anat / "sub-01_label-GM_probseg.nii.gz").write_bytes(b"no image")
-    assert load_subject(asl).tissue is None
+    person = load_subject(asl)
+    assert person.tissue is None
+    (note,) = (note for note in person.provenance["notes"] if "probseg" in note)
+    assert "are not used: sub-01_label-GM_probseg.nii.gz: cannot be read" in note

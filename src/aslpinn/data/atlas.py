@@ -52,8 +52,8 @@ def estimate_tissue(m0: ArrayLike, mask: ArrayLike, affine: ArrayLike, threads: 
     Raises
     ------
     InputError
-        Where the template does not come to lie on the mask (Dice below 0.8), or only by being stretched out of
-        shape, as for a slab.
+        Where M0 is nowhere above zero in the mask, the registration fails, or the template does not come to lie on the
+        mask (Dice below 0.8), or only by being stretched out of shape, as for a slab.
     """
     import SimpleITK as sitk
 
@@ -62,8 +62,11 @@ def estimate_tissue(m0: ArrayLike, mask: ArrayLike, affine: ArrayLike, threads: 
         raise InputError("tissue maps: the mask is empty")
     grid = np.asarray(affine, dtype=float)
     brain, t1, gm, wm = _template()
-    values = np.where(inside, np.asarray(m0, dtype=float), 0.0)
-    values = np.clip(values / np.percentile(values[inside], 98), 0.0, 1.2)
+    values = np.where(inside, np.nan_to_num(np.asarray(m0, dtype=float), posinf=0.0, neginf=0.0), 0.0)
+    top = float(np.percentile(values[inside], 98))
+    if top <= 0:
+        raise InputError("tissue maps: M0 is not above zero in the mask; expected an image of tissue")
+    values = np.clip(values / top, 0.0, 1.2)
     fixed_mask = _image(inside.astype(float), grid)
     fixed = _image(values, grid)
     outline = _register(sitk.SmoothingRecursiveGaussian(fixed_mask, 4.0), brain.smoothed(4.0), None, None, threads)
@@ -156,7 +159,11 @@ def _register(fixed: Any, moving: Any, start: Any, region: Any, threads: int) ->
     method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-2, 150, gradientMagnitudeTolerance=1e-8)
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(transform, inPlace=True)
-    method.Execute(fixed, moving)
+    try:
+        method.Execute(fixed, moving)
+    except RuntimeError as error:  # as where the mask is a handful of voxels
+        said = (str(error).strip().splitlines() or [""])[-1][:100]
+        raise InputError(f"tissue maps: the template cannot be registered to M0 ({said})") from error
     return transform
 
 

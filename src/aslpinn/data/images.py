@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 
-_UNREADABLE = (ImageFileError, HeaderDataError, ImageDataError, OSError, EOFError, ValueError, TypeError, KeyError)
+#: What nibabel raises where a file is damaged or no NIfTI.
+UNREADABLE: tuple[type[Exception], ...] = (ImageFileError, HeaderDataError, ImageDataError, zlib.error)
+UNREADABLE += (OSError, EOFError, ValueError, TypeError, KeyError, MemoryError, OverflowError)
 
 
 @dataclass
@@ -56,7 +58,7 @@ def read_image(path: Path, dimensions: tuple[int, ...]) -> Image:
             data = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
     except InputError:
         raise
-    except (*_UNREADABLE, zlib.error, MemoryError, OverflowError) as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise InputError(f"{path}: cannot be read ({reason}); expected a whole NIfTI file") from error
     if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-9:

@@ -187,6 +187,11 @@ def register_by_information(grid: Grid, reference: Float, volume: Float, threads
     """The transform from the reference to a volume of another contrast, by mutual information (SimpleITK).
 
     Mattes mutual information (Mattes et al. 2003, doi:10.1109/TMI.2003.809072), all voxels, regular-step descent.
+
+    Raises
+    ------
+    InputError
+        Where the two cannot be registered.
     """
     import SimpleITK as sitk
 
@@ -207,5 +212,9 @@ def register_by_information(grid: Grid, reference: Float, volume: Float, threads
     method.SetOptimizerScalesFromPhysicalShift()
     transform = sitk.Euler3DTransform()
     method.SetInitialTransform(transform, inPlace=True)
-    method.Execute(image(np.asarray(reference)), image(np.asarray(volume)))
+    try:
+        method.Execute(image(np.asarray(reference)), image(np.asarray(volume)))
+    except RuntimeError as error:
+        said = (str(error).strip().splitlines() or [""])[-1][:100]
+        raise InputError(f"motion correction: M0 and the series cannot be registered ({said})") from error
     return Rigid(np.array(transform.GetMatrix()).reshape(3, 3), np.array(transform.GetTranslation()))

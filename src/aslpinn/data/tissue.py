@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..errors import InputError
-from .images import Image, read_image, require_same_grid
+from .images import UNREADABLE, Image, read_image, require_same_grid
 from .sidecar import dataset_root, entities, split_name
 
 Volume = NDArray[np.float32]
@@ -34,7 +34,7 @@ def find_tissue(
     Maps on the grid of the series are taken as they are. Maps in the subject's T1w space, as fMRIPrep writes them, are
     averaged over each voxel: through the transform that ASLPrep leaves (from-aslref_to-T1w_mode-image_xfm.txt) where
     there is one, else by scanner coordinates, that is without a registration. Where they then miss the mask they are
-    left out, with a note. Maps in a template's space are not used.
+    left out, with a note, as are maps that cannot be read. Maps in a template's space are not used.
 
     folder: the subject's, 'sub-01' or 'sub-01/ses-02'.
 
@@ -46,7 +46,7 @@ def find_tissue(
     places = _places(path, folder)
     for file in _named(places, folder, "label-GM_probseg.nii*"):
         other = file.with_name(file.name.replace("label-GM", "label-WM"))
-        maps = _read_pair(file, other, image) if other.is_file() else None
+        maps = _read_pair(file, other, image, notes) if other.is_file() else None
         if maps is None:
             continue
         if all(_same_grid(found, image) for found in maps):
@@ -83,15 +83,17 @@ def _named(places: list[Path], folder: str, ending: str) -> Iterator[Path]:
         yield from sorted(place.glob(f"{folder.split('/')[0]}_*{ending}"))
 
 
-def _read_pair(gm: Path, wm: Path, image: Image) -> tuple[Image, Image] | None:
-    """Both maps; None where they are no images, or a template's on another grid (not read: they are large)."""
+def _read_pair(gm: Path, wm: Path, image: Image, notes: list[str]) -> tuple[Image, Image] | None:
+    """Both maps; None where one is damaged (noted), or a template's on another grid (not read: they are large)."""
     try:
         if entities(split_name(gm)[0]).get("space", "T1w") not in SUBJECT_SPACES:
             header = nib.load(gm)  # type: ignore[attr-defined]
             if header.shape != image.data.shape[:3]:  # type: ignore[attr-defined]
                 return None
         return read_image(gm, dimensions=(3,)), read_image(wm, dimensions=(3,))
-    except (InputError, OSError, nib.filebasedimages.ImageFileError):
+    except UNREADABLE as error:  # an InputError, of read_image, is a ValueError
+        said = " ".join(str(error).replace(f"{gm.parent}/", "").split())[:200]
+        notes.append(f"{gm.name} and {wm.name} are not used: {said}")
         return None
 
 
