@@ -263,6 +263,32 @@ def test_labels_and_encodings_that_do_not_exist_are_refused(tmp_path, phantom):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_data_set_of_another_origin_is_not_written_over(tmp_path, phantom):
+    description = tmp_path / "dataset_description.json"
+    description.write_text('{"Name": "Our patients", "BIDSVersion": "1.10.0"}')
+    with pytest.raises(InputError, match=r"dataset_description.json: Name is 'Our patients'"):
+        write_phantom(phantom, tmp_path, "01")
+    assert [file.name for file in tmp_path.iterdir()] == ["dataset_description.json"]
+    assert "Our patients" in description.read_text()
+
+
+def test_an_interrupted_subject_is_not_there(tmp_path, phantom, monkeypatch):
+    write_phantom(phantom, tmp_path / "out", "01")
+    before = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    save, calls = nib.save, []
+
+    def interrupt(image, path):
+        calls.append(path)
+        save(image, path)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(nib, "save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_phantom(phantom, tmp_path / "out", "02")
+    assert {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()} == before
+
+
 def test_bids_validator_finds_no_error(tmp_path, phantom):
     import shutil
     import subprocess

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from numpy.typing import NDArray
 from .. import __version__
 from ..errors import InputError
 from ..physics import hadamard
+from .derivatives import alone, staging
 from .phantom import Phantom
+from .sidecar import read_json, shorten
 
 #: M0 of cerebrospinal fluid in the units of the simulated scanner.
 SCANNER_UNITS = 1000.0
+NAME = "Virtual volunteers: simulated pCASL"
 
 _TRUTH_IGNORE = "**/*_cbf.*\n**/*_att.*\n**/*_abv.*\n**/*_probseg.*\n**/*_mask.*\n**/*_m0.*\n"
 
@@ -43,20 +47,43 @@ def write_phantom(
         Control and label volumes that differ by phantom.series, instead of deltam.
 
     The series is delta-M / M0b times M0b = m0 / lambda, in scanner units; the M0 scan is fully relaxed. The truth
-    (cbf in ml/100g/min, att in s, partial volumes, mask, lesions) goes to derivatives/truth.
+    (cbf in ml/100g/min, att in s, partial volumes, mask, lesions) goes to derivatives/truth. All or no file is written.
 
     Raises
     ------
     InputError
-        For a label that BIDS does not allow, or an encoding that the protocol does not have.
+        For a label that BIDS does not allow, an encoding that the protocol does not have, a folder that cannot be
+        written to, or one that holds another data set.
     """
     if not re.fullmatch(r"[A-Za-z0-9]+", subject):
         raise InputError(f"subject is {subject!r}; expected letters and digits only, as BIDS labels have")
     if encoded and (pairs or not phantom.protocol.encoded):
         raise InputError(f"protocol {phantom.protocol.name} has no Hadamard encoding; choose a te protocol, or deltam")
     root = Path(out)
+    _require_simulated(root)
+    with staging(root) as scratch, alone(root):
+        files = _subject(phantom, scratch, subject, encoded, pairs)
+        files += _dataset(scratch, root / "participants.tsv", subject, phantom)
+        files += _truth(scratch / "derivatives" / "truth", subject, phantom)
+        places = {file: root / file.relative_to(scratch) for file in files}
+        for file, place in reversed(places.items()):  # the series last: where it stands, all of the subject stands
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, place)
+    return list(places.values())
+
+
+def _require_simulated(root: Path) -> None:
+    """InputError where a folder holds a data set of another origin: its description would be written over."""
+    file = root / "dataset_description.json"
+    name = read_json(file).get("Name") if file.is_file() else NAME
+    if name != NAME:
+        raise InputError(f"{file}: Name is {shorten(name)}; expected a new folder, or one that aslpinn simulate made")
+
+
+def _subject(phantom: Phantom, root: Path, subject: str, encoded: bool, pairs: bool) -> list[Path]:
+    """The series, its M0 scan and their metadata."""
     folder = root / f"sub-{subject}" / "perf"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True)
     stem = folder / f"sub-{subject}"
     target = f"bids::sub-{subject}/perf/{stem.name}_asl.nii.gz"
     volumes, types, timing = _volumes(phantom, encoded, pairs)
@@ -69,7 +96,7 @@ def write_phantom(
     ]
     if encoded:
         files.append(_text(root / ".bidsignore", _ENCODED_IGNORE))
-    return files + _dataset(root, subject, phantom) + _truth(root / "derivatives" / "truth", subject, phantom)
+    return files
 
 
 def _volumes(phantom: Phantom, encoded: bool, pairs: bool) -> tuple[NDArray[np.float32], list[str], dict[str, Any]]:
@@ -139,19 +166,18 @@ def _sidecar(phantom: Phantom) -> dict[str, Any]:
     )
 
 
-def _dataset(root: Path, subject: str, phantom: Phantom) -> list[Path]:
-    """The data set's own files; participants.tsv gains the subject."""
+def _dataset(root: Path, table: Path, subject: str, phantom: Phantom) -> list[Path]:
+    """The data set's own files; what stands in the table of participants gains the subject."""
     description = {
-        "Name": "Virtual volunteers: simulated pCASL",
+        "Name": NAME,
         "BIDSVersion": "1.10.0",
         "DatasetType": "raw",
         "License": "CC0",
         "GeneratedBy": [{"Name": "aslpinn", "Version": __version__, "Description": "aslpinn simulate"}],
     }
-    table = root / "participants.tsv"
     number = "n/a" if phantom.volunteer is None else str(phantom.volunteer)
     tsnr = "n/a" if phantom.tsnr is None else f"{phantom.tsnr:g}"
-    rows = [row for row in (table.read_text().splitlines()[1:] if table.is_file() else []) if row]
+    rows = [row for row in (table.read_text(encoding="utf-8").splitlines()[1:] if table.is_file() else []) if row]
     rows = [row for row in rows if row.split("\t")[0] != f"sub-{subject}"]
     rows.append(f"sub-{subject}\t{number}\t{phantom.protocol.name}\t{tsnr}\t{phantom.seed}")
     columns = {
@@ -167,7 +193,7 @@ def _dataset(root: Path, subject: str, phantom: Phantom) -> list[Path]:
             "Simulated arterial spin labeling, made by aslpinn simulate from the ICBM 152 tissue maps. No person was "
             "scanned.\nThe maps that the signals were made from are in derivatives/truth.\n",
         ),
-        _text(table, "\n".join(["\t".join(["participant_id", *columns]), *sorted(rows)]) + "\n"),
+        _text(root / "participants.tsv", "\n".join(["\t".join(["participant_id", *columns]), *sorted(rows)]) + "\n"),
         _json(root / "participants.json", {name: {"Description": text} for name, text in columns.items()}),
     ]
 
@@ -175,7 +201,7 @@ def _dataset(root: Path, subject: str, phantom: Phantom) -> list[Path]:
 def _truth(root: Path, subject: str, phantom: Phantom) -> list[Path]:
     """The maps that a fit should find, with a unit beside each."""
     folder = root / f"sub-{subject}" / "perf"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True)
     maps: dict[str, tuple[NDArray[Any], dict[str, Any]]] = {
         "cbf": (phantom.cbf, {"Units": "mL/100 g/min", "NoiseSD": phantom.noise_sd}),
         "att": (phantom.att, {"Units": "s"}),
