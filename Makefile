@@ -1,4 +1,5 @@
-# make setup   a virtual environment in .venv, from requirements.lock; the only step that uses the network
+# make setup   a virtual environment in .venv, from requirements.lock; the only step that uses the network. Compiles the
+#              loops of the fits as well (half a minute on two cores), so that the first fit need not
 # make book    run every chapter and the virtual subjects, build the book: build/site/index.html
 #              BIDS="DIR ..." fits the subjects of BIDS data sets as well; FAST=1 takes the short settings; J=N runs N at a time
 # make test    lint, types, tests (the slow ones too), WORKERS=2 at a time; .ci/run has those that need a Slurm
@@ -28,6 +29,7 @@ $(VENV)/.setup: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(BIN)/python -m aslpinn.report.warm
 	@touch $@
 
 book: setup
