@@ -1,4 +1,4 @@
-/* Names for the theme's controls that have none, or one that differs from what is seen. */
+/* Names for the theme's controls that have none, or one that differs from what is seen; tables and code that fit the page. */
 (function () {
   "use strict";
 
@@ -30,14 +30,51 @@
 
   /** A box that scrolls sideways is reached by the keyboard. */
   function reach() {
-    document.querySelectorAll(".bd-article :is(figure, .cell_output, .output, pre, mjx-container[display='true'])").forEach((box) => {
+    document.querySelectorAll(".bd-article :is(figure, .cell_output, .output, pre, mjx-container[display='true'], .pst-scrollable-table-container)").forEach((box) => {
       const scrolls = box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX === "auto";
       if (scrolls) box.tabIndex = 0;
+      box.classList.toggle("wide", scrolls && box.matches("figure, .cell_output, .pst-scrollable-table-container")); // says that there is more
     });
   }
+
+  /** Cells with a figure and no words are marked: they do not wrap. */
+  function figures() {
+    document.querySelectorAll(".bd-article td").forEach((cell) => {
+      const text = cell.textContent.trim();
+      if (/\d/.test(text) && !/[a-z]{2}/i.test(text) && text.length < 25) cell.classList.add("number");
+    });
+  }
+
+  /** Each line of a cell's code becomes a block, so that what is wrapped can be set in below its own line. */
+  function lines() {
+    document.querySelectorAll(".bd-article .cell_input pre").forEach((code) => {
+      const found = [[]];
+      [...code.childNodes].forEach((node) => node.textContent.split("\n").forEach((part, k) => {
+        if (k) found.push([]);
+        if (!part) return;
+        const piece = node.nodeType === Node.TEXT_NODE ? document.createTextNode(part) : node.cloneNode(false);
+        if (node.nodeType !== Node.TEXT_NODE) piece.textContent = part;
+        found[found.length - 1].push(piece);
+      }));
+      if (!found[found.length - 1].length) found.pop();
+      code.replaceChildren(...found.map((pieces) => {
+        const line = document.createElement("span");
+        line.className = "code-line";
+        line.append(...pieces, "\n");
+        line.style.setProperty("--further", `${line.textContent.search(/\S|$/) + 4}ch`);
+        return line;
+      }));
+    });
+  }
+
   window.addEventListener("load", reach);
   window.addEventListener("resize", reach);
 
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", name);
-  else name();
+  function start() {
+    name();
+    figures();
+    lines();
+  }
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
+  else start();
 })();

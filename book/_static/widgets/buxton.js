@@ -30,12 +30,12 @@
       pieces.row.hidden = labeling.value === "one";
       show(model(state()));
     };
-    const cbf = slider({ name: "cbf", label: "CBF", unit: "ml/100 g/min", min: 5, max: 120, step: 1, value: 60 }, update);
+    const cbf = slider({ name: "cbf", label: "CBF", unit: "ml/100g/min", min: 5, max: 120, step: 1, value: 60 }, update);
     const att = slider({ name: "att", label: "ATT", unit: "s", min: 0.3, max: 3, step: 0.05, value: 1, digits: 2 }, update);
     const t1Blood = slider({ name: "t1_blood", label: "T1 of blood", unit: "s", min: 1.2, max: 2.2, step: 0.05, value: CONSTANTS.t1_blood, digits: 2 }, update);
     const t1Tissue = slider({ name: "t1_tissue", label: "T1 of tissue", unit: "s", min: 0.7, max: 2, step: 0.05, value: CONSTANTS.t1_tissue, digits: 2 }, update);
     const total = slider({ name: "duration", label: "Labeling duration, all together", unit: "s", min: 0.2, max: 4, step: 0.05, value: 1.8, digits: 2 }, update);
-    const pld = slider({ name: "pld", label: "PLD: from the end of labeling to the readout", unit: "s", min: 0.05, max: 2.5, step: 0.05, value: 1.5, digits: 2 }, update);
+    const pld = slider({ name: "pld", label: "PLD (end of labeling to readout)", unit: "s", min: 0.05, max: 2.5, step: 0.05, value: 1.5, digits: 2 }, update);
     const kinds = [["one", "one bolus"], ["equal", "equal sub-boli"], ["adjusted", "T1-adjusted sub-boli"]];
     const labeling = choice("Labeling", "labeling", kinds, "one", () => { if (labeling.value !== "one" && total.value < 3) { total.value = 3.6; pld.value = 0.05; } update(); });
     const pieces = slider({ name: "count", label: "Number of sub-boli", min: 3, max: 15, step: 1, value: 11 }, update);
@@ -66,7 +66,7 @@
       const high = Math.max(0.5, Math.ceil(1.05 * 100 * Math.max(...now.sum, ...start.sum) * 5) / 5);
       const peak = now.sum.indexOf(Math.max(...now.sum));
       const text =
-        `CBF ${cbf.value} ml/100 g/min, ATT ${att.value.toFixed(2)} s: the signal is zero until ${att.value.toFixed(2)} s after labeling began, ` +
+        `CBF ${cbf.value} ml/100g/min, ATT ${att.value.toFixed(2)} s: the signal is zero until ${att.value.toFixed(2)} s after labeling began, ` +
         `is highest (${(100 * now.sum[peak]).toFixed(2)} % of M0b) at ${now.time[peak].toFixed(1)} s, and is ${(100 * sum).toFixed(2)} % at the readout, ${now.readout.toFixed(2)} s.` +
         (train ? ` The ${now.durations.length} sub-boli last ${now.durations.map((tau) => tau.toFixed(2)).join(", ")} s; at the readout they give ${now.samples.map((value) => (100 * value).toFixed(2)).join(", ")} %.` : "");
       const spec = { x: { low: 0, high: END, label: "time since labeling began (s)" }, y: { low: 0, high, label: "ΔM / M0b (%)" }, height: 290, rows: ["labels"], marks };

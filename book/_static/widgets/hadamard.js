@@ -42,11 +42,11 @@
       volume.limit(Number(order.value));
       show();
     };
-    const order = choice("Order N: images, one more than sub-boli", "order", ORDERS.map((n) => [n, String(n)]), 12, update);
+    const order = choice("Order N: number of images", "order", ORDERS.map((n) => [n, String(n)]), 12, update);
     const kind = choice("Matrix", "kind", [["Hadamard", "Hadamard"], ["Walsh", "Walsh order"], ["Paley", "Paley"]], "Hadamard", update);
     const timing = choice("Sub-boli", "timing", [["equal", "equal durations"], ["adjusted", "T1-adjusted durations"]], "equal", update);
     const volume = slider({ name: "volume", label: "Volume shown", min: 1, max: 12, step: 1, value: 2 }, update);
-    const cbf = slider({ name: "cbf", label: "CBF", unit: "ml/100 g/min", min: 5, max: 120, step: 1, value: 60 }, update);
+    const cbf = slider({ name: "cbf", label: "CBF", unit: "ml/100g/min", min: 5, max: 120, step: 1, value: 60 }, update);
     const att = slider({ name: "att", label: "ATT", unit: "s", min: 0.3, max: 3, step: 0.05, value: 1, digits: 2 }, update);
     const [grid, bars, measured, found] = ["matrix", "plot", "plot", "plot"].map((name) => element("div", { class: `widget-${name}` }));
     const values = sentence();

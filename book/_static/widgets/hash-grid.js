@@ -103,8 +103,8 @@
     const update = () => { clearTimeout(timer); timer = setTimeout(show, 40); };
     const pick = (name, label, values, value) => choice(label, name, values.map((number) => [number, String(number)]), value, () => { update(); });
     const levels = slider({ name: "levels", label: "Levels", min: 2, max: 16, step: 1, value: data.start.levels }, () => { shown.limit(levels.value); update(); });
-    const base = pick("base", "Base: vertices along an axis of the first level", data.bases, data.start.base);
-    const finest = pick("finest", "Finest: of the last level", data.finests, data.start.finest);
+    const base = pick("base", "Base: vertices an axis, first level", data.bases, data.start.base);
+    const finest = pick("finest", "Finest: vertices an axis, last level", data.finests, data.start.finest);
     const table = slider({ name: "log2_table", label: "Largest table", min: 8, max: 19, step: 1, value: data.start.log2_table, show: (n) => `2^${n} = ${(2 ** n).toLocaleString("en")} rows` }, update);
     const shown = slider({ name: "shown", label: "Level drawn", min: 1, max: data.start.levels, step: 1, value: Math.min(data.start.levels, 4) }, update);
     const canvas = element("canvas", { role: "img" });
