@@ -141,7 +141,7 @@ def test_figures_draw_every_map_with_its_unit(quick):
     maps = {"cbf": phantom.cbf, "att": phantom.att, "m0": phantom.m0}
     figure = figures.parameter_maps(maps, phantom.mask, voxel_size=phantom.voxel_size)
     labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
-    assert labels == ["CBF\n(ml/100 g/min)", "ATT\n(s)", "M0\n(relative)"]
+    assert labels == ["CBF\n(ml/100g/min)", "ATT\n(s)", "M0\n(relative)"]
     drawn = figures.comparison({"cbf": phantom.cbf, "att": phantom.att}, {"nlls": maps, "smoothed": maps}, phantom.mask)
     assert sum("error" in axes.get_ylabel() for axes in drawn.axes) == 2
     titles = [axes.get_title() for axes in drawn.axes]

@@ -31,7 +31,7 @@ def test_complete_data_leave_little_that_cannot_be_read(repeated) -> None:
     _, person, estimate = repeated
     found = reading.readings(person, estimate)
     can = "\n".join(found["can"])
-    for words in ("ml/100 g/min", "Means over the brain", "tissue maps given", "measured 4 times", "mean curve"):
+    for words in ("ml/100g/min", "Means over the brain", "tissue maps given", "measured 4 times", "mean curve"):
         assert words in can
     assert not any("whole brain" in s or "Motion" in s or "level of CBF" in s for s in found["cannot"])
     text = reading.as_markdown(found)

@@ -220,7 +220,7 @@ def test_the_copy_for_the_viewer_keeps_values_and_leaves_out_what_is_outside(tmp
     assert [(m["estimator"], m["quantity"]) for m in data["maps"]] == [
         (n, kind) for n in ("pinn", "vb") for kind in kinds
     ]
-    assert [m["unit"] for m in data["maps"][:3]] == ["ml/100 g/min", "s", "ml/100 g/min"]
+    assert [m["unit"] for m in data["maps"][:3]] == ["ml/100g/min", "s", "ml/100g/min"]
     copies = [nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(m["volume"]))) for m in data["maps"][:2]]
     shown = [
         np.asarray(copy.dataobj) > QUANTITIES[m["quantity"]].low - 1e-6

@@ -48,14 +48,15 @@ def scores_table(rows: Sequence[Score], phantom: str = "healthy", region: str = 
     """Markdown: by tSNR and method PCC and SSIM over the region, bias of CBF by tissue, 95 % coverage, seconds."""
     here = [row for row in rows if row.phantom == phantom]
     header = ["tSNR", "method", "CBF PCC", "CBF SSIM", "ATT PCC", "ATT SSIM"]
-    header += ["CBF bias GM", "CBF bias WM", "seconds"]
+    header += ["CBF bias GM (%)", "CBF bias WM (%)", "seconds"]
     lines = []
     for tsnr in sorted({row.tsnr for row in here}, reverse=True):
         for name in dict.fromkeys(row.estimator for row in here):
             at: dict[str, object] = {"estimator": name, "tsnr": tsnr}
             scores = [f"{key}_{kind}" for key in ("cbf", "att") for kind in ("pcc", "ssim")]
             cells = [cell(here, at | {"region": region, "metric": metric}) for metric in scores]
-            cells += [cell(here, at | {"region": t, "metric": "cbf_relative_bias"}, percent=True) for t in ("gm", "wm")]
+            biases = [cell(here, at | {"region": t, "metric": "cbf_relative_bias"}, percent=True) for t in ("gm", "wm")]
+            cells += [bias.replace(" %", "") for bias in biases]  # the unit is in the header
             lines.append([tsnr, name, *cells, f"{seconds_of(here, name, tsnr):.1f}"])
     return markdown(header, lines)
 
@@ -91,24 +92,21 @@ def paper_table(rows: Sequence[Score], methods: Sequence[str]) -> str:
 
 
 def special_table(rows: Sequence[Score], tsnr: float) -> str:
-    """Markdown: a row a method, two scores of what makes each hard phantom hard, see SPECIAL; one tSNR."""
+    """Markdown: a column a method, two scores of what makes each hard phantom hard, see SPECIAL; one tSNR."""
     here = [row for row in rows if row.tsnr == tsnr]
     brains = [name for name in SPECIAL if any(row.phantom == name for row in here)]
-    header = ["method"]
+    methods = list(dict.fromkeys(row.estimator for row in here if row.phantom in brains))
+    lines = []
     for brain in brains:
         region, names = SPECIAL[brain]
-        header += [f"{brain}: {_words(name)} ({region})" for name in names]
-    lines = []
-    for name in dict.fromkeys(row.estimator for row in here if row.phantom in brains):
-        cells = []
-        for brain in brains:
-            region, names = SPECIAL[brain]
-            for metric in names:
-                percent = metric.endswith(("kept", "relative_bias"))
+        for metric in names:
+            percent = metric.endswith(("kept", "relative_bias"))
+            cells = []
+            for name in methods:
                 at: dict[str, object] = {"estimator": name, "phantom": brain, "region": region, "metric": metric}
                 cells.append(cell(here, at, percent).lstrip("+" if metric.endswith("kept") else ""))
-        lines.append([name, *cells])
-    return markdown(header, lines)
+            lines.append([f"{brain}: {_words(metric)} ({region})", *cells])
+    return markdown(["phantom: score (region)", *methods], lines)
 
 
 def _words(metric: str) -> str:

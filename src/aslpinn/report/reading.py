@@ -59,7 +59,7 @@ def _units(subject: Subject, estimate: Estimate) -> Verdicts:
             "CBF relative to each voxel's own M0: one M0 of blood was given for all, and coil shading stays in.",
         )
     elif m0.get("repetition_time"):
-        yield "can", "CBF in ml/100 g/min: M0 was measured, and its repetition time is known."
+        yield "can", "CBF in ml/100g/min: M0 was measured, and its repetition time is known."
     else:
         excess = 100 * (1 / (1 - np.exp(-SHORT_TR / t1)) - 1)
         yield (

@@ -38,7 +38,8 @@ def bias_variance(panels: Mapping[str, Mapping[str, tuple[float, float]]], label
                 axes.text(radius, 0.01 * high, f"{radius:g}", fontsize=8, color="0.4", ha="right", va="bottom")
         for place, (name, (bias, sd)) in enumerate(points.items()):
             color, marker = _look(name, place)
-            axes.plot(bias, sd, marker, color=color, markersize=8, label=name, linestyle="none", alpha=0.9)
+            look = {"color": color, "markersize": 8, "linestyle": "none", "alpha": 0.9, "clip_on": False}
+            axes.plot(bias, sd, marker, label=name, **look)
         axes.set(xlim=(0, high), ylim=(0, high), title=title, xlabel=f"bias ({label})", ylabel=f"noise ({label})")
         axes.set_aspect("equal")
         axes.grid(visible=False)
@@ -64,7 +65,7 @@ def method_dots(
     methods = list(dict.fromkeys(name for values in panels.values() for name in values))
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    size = (2.5 * columns + 1.4, (0.3 * len(methods) + 0.9) * rows)
+    size = (2.25 * columns + 1.3, (0.3 * len(methods) + 0.9) * rows)
     figure, grid = subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
     for axes, (title, values) in zip(grid.flat, panels.items(), strict=False):
         if goals and title in goals:

@@ -43,7 +43,7 @@ def cost_along_att(
 @styled
 def found_against_true(true: Float, found: Mapping[str, Float], tolerance: float) -> Figure:
     """Found against true ATT in s, a panel a name, with the band of +- tolerance and the share of voxels outside it."""
-    figure, panels = subplots(1, len(found), figsize=(3.7 * len(found) + 0.8, 3.7), sharey=True, squeeze=False)
+    figure, panels = subplots(1, len(found), figsize=(2.6 * len(found) + 0.7, 3.2), sharey=True, squeeze=False)
     low, high = float(np.min(true)), float(np.max(true))
     for axes, (name, values) in zip(panels[0], found.items(), strict=True):
         failed = float(np.mean(np.abs(values - true) > tolerance))
@@ -53,7 +53,8 @@ def found_against_true(true: Float, found: Mapping[str, Float], tolerance: float
         )  # fmt: skip
         for shift in (-tolerance, tolerance):
             axes.plot([low, high], [low + shift, high + shift], color=CATEGORICAL[1], linewidth=1)
-        axes.set(title=f"{name}\n{100 * failed:.0f} % off by more than {tolerance:g} s", xlabel="true ATT (s)")
+        axes.set_title(f"{name}\n{100 * failed:.0f} % off by more than {tolerance:g} s", fontsize=10.5)
+        axes.set(xlabel="true ATT (s)")
         axes.set(xlim=(low, high), ylim=(0, high + 0.6))
     panels[0, 0].set_ylabel("ATT found (s)")
     figure.colorbar(image, ax=panels[0].tolist(), label="voxels", shrink=0.9)
@@ -68,7 +69,7 @@ def spatial_bias(
 
     purity: bin centers, 0 to 1; distance: in mm, negative inside; errors, profiles and truth in ml/100g/min.
     """
-    figure, (left, right) = subplots(1, 2, figsize=(9.4, 3.7))
+    figure, (left, right) = subplots(1, 2, figsize=(8.6, 3.6))
     for i, name in enumerate(errors):
         color, marker = METHOD_COLORS.get(name, CATEGORICAL[5 - i]), METHOD_MARKERS.get(name, MARKERS[i % len(MARKERS)])
         left.plot(100 * purity, errors[name], marker=marker, color=color, label=name, markersize=6)
@@ -91,7 +92,7 @@ def kernel_choice(
 
     Both against the kernel's SD in mm, relative to their smallest value, a line a noise level; rings: the choice.
     """
-    figure, panels = subplots(1, 2, figsize=(9.0, 3.6))
+    figure, panels = subplots(1, 2, figsize=(8.6, 3.6))
     for axes, errors in zip(panels, (held_out, true), strict=True):
         for color, marker, (name, values) in zip(CATEGORICAL, MARKERS, errors.items(), strict=False):
             relative = np.asarray(values) / np.min(values)

@@ -179,7 +179,7 @@ def image_fits(image: Float, fits: Mapping[str, Float], inside: NDArray[np.bool_
     """An image and fits of it in the first row, their errors below; arrays (X, Y), errors where `inside` is set."""
     shown = QUANTITIES[quantity]
     error = Quantity("fit minus image", shown.unit, "PuOr_r", -0.4, 0.4)
-    figure, panels = plt.subplots(2, 1 + len(fits), figsize=(2.05 * (1 + len(fits)) + 0.8, 5.4))
+    figure, panels = plt.subplots(2, 1 + len(fits), figsize=(1.85 * (1 + len(fits)) + 0.8, 5.0))
     for axes in panels.flat:
         axes.set_axis_off()
     first = panels[0, 0].imshow(image.T, origin="lower", cmap=shown.cmap, vmin=shown.low, vmax=shown.high)

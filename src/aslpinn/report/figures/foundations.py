@@ -25,8 +25,8 @@ def difference_images(
 
     The color scale is that of the first difference, the others may exceed it.
     """
-    figure, axes = subplots(1, len(images) + len(differences), figsize=(2.2 * (len(images) + len(differences)), 2.9))
-    whole = Quantity("image", "share of M0 of fluid", "gray", 0.5, 1.05)
+    figure, axes = subplots(1, len(images) + len(differences), figsize=(1.62 * (len(images) + len(differences)), 2.5))
+    whole = Quantity("image", "M0 of fluid = 1", "gray", 0.5, 1.05)
     above = 1.2 * float(np.percentile(100 * next(iter(differences.values()))[mask], 99))
     part = Quantity("ΔM / M0b", "%", QUANTITIES["deltam"].cmap, -above / 3, above)
     left, right = axes[: len(images)], axes[len(images) :]
@@ -107,7 +107,7 @@ def tissue_values(
     voxels: Mapping[str, Mapping[str, Float]], persons: Mapping[str, Mapping[str, Sequence[float]]]
 ) -> Figure:
     """Histograms over voxels, a panel a quantity (label with unit), a line a tissue; a dot below for each person."""
-    figure, panels = subplots(1, len(voxels), figsize=(4.4 * len(voxels), 3.4))
+    figure, panels = subplots(1, len(voxels), figsize=(4.2 * len(voxels), 3.4))
     for axes, (label, tissues) in zip(panels, voxels.items(), strict=True):
         everything = np.concatenate(list(tissues.values()))
         low, high = np.percentile(everything, (0.2, 99.8))
@@ -138,11 +138,11 @@ def convolution(
     arterial: label in arterial blood in units of M0b; response: residue times relaxation; the others delta-M / M0b;
     phases: when label begins and ends to arrive, shaded.
     """
-    figure, panels = subplots(1, 3, figsize=(9.4, 2.9))
+    figure, panels = subplots(1, 3, figsize=(8.4, 2.8))
     panels[0].plot(time, arterial, color=CATEGORICAL[0])
     panels[0].set(title="input c(t)", ylabel="label in arterial blood (M0b)")
     panels[1].plot(time, response, color=CATEGORICAL[1])
-    panels[1].set(title="what remains, r(t) m(t)", ylabel="share of label", ylim=(0, 1.05))
+    panels[1].set(title="what stays, r(t) m(t)", ylabel="share of label", ylim=(0, 1.05))
     panels[2].plot(time, 100 * closed, color="black", linewidth=3.2, alpha=0.35, label="closed form")
     panels[2].plot(time, 100 * convolved, "--", color=CATEGORICAL[2], label="f c ∗ (r m)")
     panels[2].set(title="signal", ylabel="ΔM / M0b (%)")
@@ -168,7 +168,7 @@ def bounds(
     smallest: design -> (CBF's SD, ATT's SD) at att; measured: design -> (att, CBF's, ATT's) as symbols; limits: top of
     the two axes.
     """
-    figure, panels = subplots(1, 2, figsize=(9.2, 3.6))
+    figure, panels = subplots(1, 2, figsize=(8.6, 3.6))
     for side, (axes, label) in enumerate(zip(panels, ("SD of CBF (ml/100g/min)", "SD of ATT (s)"), strict=True)):
         styles = zip(CATEGORICAL, DASHES, MARKERS, smallest.items(), strict=False)
         for color, dashes, marker, (name, sds) in styles:
@@ -188,17 +188,18 @@ def two_delays(pld: Float, cbf_sd: Float, att_sd: Float, best: Mapping[str, tupl
 
     pld (n,) in s; cbf_sd in ml/100g/min and att_sd in s are (n, n), NaN where the two delays are equal.
     """
-    figure, panels = subplots(1, 2, figsize=(9.0, 3.8))
+    figure, panels = subplots(1, 2, figsize=(8.6, 3.7), sharey=True)
     drawn = (("CBF", "ml/100g/min", cbf_sd), ("ATT", "s", att_sd))
     for axes, (name, unit, values) in zip(panels, drawn, strict=True):
         low = float(np.nanmin(values))
         levels = low * np.array([1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0])
         image = axes.contourf(pld, pld, values.T, levels=levels, cmap="cividis_r", extend="max")
-        axes.plot(*best[name], "x", color=CATEGORICAL[1], markersize=9, markeredgewidth=2)
-        axes.set(xlabel="first delay (s)", ylabel="second delay (s)", title=f"SD of {name}", aspect="equal")
+        axes.plot(*best[name], "x", color=CATEGORICAL[1], markersize=9, markeredgewidth=2, clip_on=False)
+        axes.set(xlabel="first delay (s)", aspect="equal")
         axes.grid(False)
         bar = figure.colorbar(image, ax=axes, label=f"SD of {name} ({unit})", shrink=0.9)
         bar.set_ticks(list(levels), labels=[f"{level:.2g}" for level in levels])
+    panels[0].set_ylabel("second delay (s)")
     return figure
 
 
@@ -230,7 +231,7 @@ def decoding(volumes: Float, time: Float, decoded: Float, sd: Float | float, cur
 
     volumes (N,); decoded (K,) at time in s with error bars sd; curve at curve_time: the signal without noise.
     """
-    figure, (left, right) = subplots(1, 2, figsize=(9.2, 3.5))
+    figure, (left, right) = subplots(1, 2, figsize=(8.6, 3.4))
     left.bar(np.arange(1, volumes.size + 1), 100 * volumes, color=CATEGORICAL[0])
     left.axhline(0, color="0.4", linewidth=0.8)
     left.set(xlabel="volume", ylabel="signal less control / M0b (%)", xticks=range(1, volumes.size + 1))

@@ -50,7 +50,7 @@ def phases(time: Float, signal: Float, att: float, tau: float) -> Figure:
 @styled
 def timing(acquisitions: Mapping[str, tuple[Float, Float]]) -> Figure:
     """Labeling blocks of each protocol given as name -> (tau, PLD) in s, drawn backwards from the readout."""
-    figure, axes = plt.subplots(figsize=(6.4, 0.9 + 0.75 * len(acquisitions)))
+    figure, axes = plt.subplots(figsize=(6.8, 0.9 + 0.5 * len(acquisitions)))
     for row, (tau, pld) in enumerate(acquisitions.values()):
         for block, (duration, delay) in enumerate(zip(tau, pld, strict=True)):
             axes.barh(
@@ -60,14 +60,14 @@ def timing(acquisitions: Mapping[str, tuple[Float, Float]]) -> Figure:
     axes.text(0.03, len(acquisitions) - 0.5, "readout", fontsize=9, va="center")
     axes.set(xlabel="time before the readout (s)", ylim=(-0.6, len(acquisitions) - 0.2))
     axes.set_yticks(range(len(acquisitions)), list(acquisitions))
-    axes.set_xlim(axes.get_xlim()[0], 0.5)
+    axes.set_xlim(axes.get_xlim()[0] - 0.1, 0.5)
     return figure
 
 
 @styled
 def misfit_landscape(cbf: Float, att: Float, misfits: Mapping[str, Float], truth: tuple[float, float]) -> Figure:
     """Misfit of a whole series in noise SDs over (cbf, att), a panel a name; misfit arrays are (att, cbf)."""
-    figure, panels = plt.subplots(1, len(misfits), figsize=(3.6 * len(misfits), 3.4), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(1, len(misfits), figsize=(2.6 * len(misfits) + 0.6, 3.0), sharey=True, squeeze=False)
     levels = np.array([1, 2, 3, 5, 8, 12, 20])
     for axes, (name, misfit) in zip(panels[0], misfits.items(), strict=True):
         drawn = axes.contourf(cbf, att, misfit, levels=levels, cmap="cividis_r", extend="both")

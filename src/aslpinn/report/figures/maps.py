@@ -92,19 +92,21 @@ def comparison(
 
     level = axial_slices(mask, 3)[1] if k is None else k
     columns = len(estimates) + 1
-    figure, grid = subplots(2 * len(truth), columns, figsize=(1.9 * columns + 0.9, 4.2 * len(truth)), squeeze=False)
+    cell = min(1.9, 7.4 / columns)  # as wide as the page, so that words keep their size
+    size = (cell * columns + 0.9, (2.05 * cell + 0.35) * len(truth))
+    figure, grid = subplots(2 * len(truth), columns, figsize=size, squeeze=False)
     for i, (key, true) in enumerate(truth.items()):
         quantity = QUANTITIES[key]
         above, below = grid[2 * i], grid[2 * i + 1]
         image = draw_slice(above[0], true, mask, level, quantity)
-        above[0].set_title("truth")
+        above[0].set_title("truth", fontsize=11)
         below[0].set_axis_off()
         for column, (name, maps) in enumerate(estimates.items(), start=1):
             draw_slice(above[column], maps[key], mask, level, quantity)
-            above[column].set_title(name)
+            above[column].set_title(name, fontsize=11)
             error = draw_slice(below[column], relative_error(maps[key], true, mask), mask, level, QUANTITIES["error"])
-        colorbar(image, above, quantity)
-        colorbar(error, below, Quantity(f"{quantity.name} error", "%", "", None, None))
+        colorbar(image, above, quantity).set_label(f"{quantity.name}\n({quantity.unit})")
+        colorbar(error, below, quantity).set_label(f"{quantity.name} error\n(%)")
     return figure
 
 
@@ -124,7 +126,7 @@ def voxel_signals(
         axes.plot(time[order], 100 * clean[order], "x", color=color, markersize=6)
         axes.plot(time[order], 100 * noisy[order], marker, color=color, markersize=5, alpha=0.75, label=name)
     axes.axhline(0, color="0.6", linewidth=0.8)
-    axes.set(xlabel="time since the sub-bolus was labeled, t = τ + PLD (s)", ylabel="ΔM / M0b (%)")
+    axes.set(xlabel="time since labeling of the sub-bolus began, t = τ + PLD (s)", ylabel="ΔM / M0b (%)")
     axes.legend()
     return figure
 

@@ -62,14 +62,23 @@ def calibration(scores: Mapping[str, Floats]) -> Figure:
 @styled
 def with_spread(maps: Mapping[str, Floats], mask: NDArray[np.bool_], k: int) -> Figure:
     """One axial slice of each map, a panel a key of QUANTITIES ("cbf", "cbf_sd", ...), each with its own color bar."""
-    figure, panels = subplots(1, len(maps), figsize=(2.9 * len(maps), 3.1), squeeze=False)
+    figure, panels = subplots(1, len(maps), figsize=(2.1 * len(maps), 2.9), squeeze=False)
     for axes, (key, values) in zip(panels[0], maps.items(), strict=True):
         quantity = QUANTITIES[key]
+        high = quantity.high
+        if key.endswith("_sd"):  # by the map: SDs differ tenfold between noise levels
+            high = _round_up(float(np.percentile(values[mask], 99)))
         shown = np.rot90(np.where(mask[:, :, k], values[:, :, k], np.nan))
-        image = axes.imshow(shown, cmap=quantity.cmap, vmin=quantity.low, vmax=quantity.high)
+        image = axes.imshow(shown, cmap=quantity.cmap, vmin=quantity.low, vmax=high)
         axes.set_axis_off()
         colorbar(image, axes, quantity, location="bottom")
     return figure
+
+
+def _round_up(value: float) -> float:
+    """The next of 1, 2, 5, 10, ... times a power of ten."""
+    power = 10.0 ** np.floor(np.log10(value))
+    return float(next(step * power for step in (1, 2, 5, 10) if step * power >= value))
 
 
 @styled
@@ -77,7 +86,7 @@ def region_maps(
     att: Mapping[str, Floats], member: Floats, lesion: NDArray[np.bool_], mask: NDArray[np.bool_], k: int
 ) -> Figure:
     """One axial slice of ATT maps, a panel a name, and where a region was found; an outline shows the true lesion."""
-    figure, panels = subplots(1, len(att) + 1, figsize=(2.5 * (len(att) + 1), 3.2))
+    figure, panels = subplots(1, len(att) + 1, figsize=(2.05 * (len(att) + 1), 2.9))
     quantity = QUANTITIES["att"]
     outline = np.rot90(lesion[:, :, k])
 
@@ -92,5 +101,6 @@ def region_maps(
         image = show(axes, values, name, cmap=quantity.cmap, vmin=quantity.low, vmax=2.5)
     colorbar(image, panels[:-1], quantity, location="bottom")
     found = show(panels[-1], member, "region found", cmap="cividis", vmin=0, vmax=1)
-    figure.colorbar(found, ax=panels[-1], location="bottom", label="in the region", ticks=[0, 1])
+    bar = figure.colorbar(found, ax=panels[-1], location="bottom", label="in the region", ticks=[0, 1])
+    bar.ax.set_xticklabels(["no", "yes"])
     return figure

@@ -86,11 +86,11 @@ def frequency_fits(
     x: Float, truth: Float, sample_x: Float, samples: Float, fits: Mapping[str, tuple[Float, float]]
 ) -> Figure:
     """One panel a fit of the same noisy samples: title -> (values (n,) at x, RMSE against the truth)."""
-    figure, panels = subplots(1, len(fits), figsize=(2.9 * len(fits), 3.1), sharey=True, squeeze=False)
-    for color, axes, (name, (values, error)) in zip(CATEGORICAL, panels[0], fits.items(), strict=False):
+    figure, panels = subplots(1, len(fits), figsize=(2.75 * len(fits), 3.1), sharey=True, squeeze=False)
+    for axes, (name, (values, error)) in zip(panels[0], fits.items(), strict=True):
         axes.plot(x, truth, color="0.6", linewidth=3, label="truth")
         axes.plot(sample_x, samples, "o", color="black", markersize=3.5, label="noisy samples")
-        axes.plot(x, values, color=color, linewidth=1.4, label="fit")
+        axes.plot(x, values, color=CATEGORICAL[1], linewidth=1.4, label="fit")
         axes.set(title=f"{name}\nRMSE {error:.2f}", xlabel="coordinate x")
     panels[0, 0].set_ylabel("signal (no unit)")
     low, high = float(min(truth.min(), samples.min())), float(max(truth.max(), samples.max()))

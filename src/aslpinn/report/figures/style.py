@@ -60,18 +60,18 @@ class Quantity:
 
 
 QUANTITIES = {
-    "cbf": Quantity("CBF", "ml/100 g/min", "inferno", 0.0, 80.0),
+    "cbf": Quantity("CBF", "ml/100g/min", "inferno", 0.0, 80.0),
     "att": Quantity("ATT", "s", "viridis", 0.5, 2.0),
     "m0": Quantity("M0", "relative", "gray", 0.5, 1.05),
     "gm": Quantity("Gray matter", "partial volume", "gray", 0.0, 1.0),
     "wm": Quantity("White matter", "partial volume", "gray", 0.0, 1.0),
-    "cbf_sd": Quantity("SD of CBF", "ml/100 g/min", "magma", 0.0, 20.0),
+    "cbf_sd": Quantity("SD of CBF", "ml/100g/min", "magma", 0.0, 20.0),
     "att_sd": Quantity("SD of ATT", "s", "magma", 0.0, 0.5),
     "abv": Quantity("Arterial blood volume", "%", "magma", 0.0, 2.0),
     "deltam": Quantity("ΔM/M0b", "%", "cividis", -0.1, 0.3),
     "residual": Quantity("Residual ΔM/M0b", "%", "PuOr_r", -0.15, 0.15),
     "error": Quantity("Relative error", "%", "PuOr_r", -60.0, 60.0),
-    "cbf_error": Quantity("CBF error", "ml/100 g/min", "PuOr_r", -30.0, 30.0),
+    "cbf_error": Quantity("CBF error", "ml/100g/min", "PuOr_r", -30.0, 30.0),
     "att_error": Quantity("ATT error", "s", "PuOr_r", -0.6, 0.6),
 }
 
