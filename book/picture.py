@@ -34,7 +34,7 @@ def study_picture(folder: Path) -> None:
     """The first figure of the group's page: CBF and ATT of every subject."""
     _, members = group.read_group(folder / "group" / "subjects.json")
     slices, sizes = group.middle_slices(members)
-    figures.subject_maps(slices, sizes).savefig(STATIC / "study.png", dpi=130)
+    figures.subject_maps(slices, sizes, columns=10).savefig(STATIC / "study.png", dpi=130)
 
 
 def main() -> None:

@@ -75,7 +75,10 @@ def test_the_failed_are_counted_and_linked_and_have_no_numbers():
     table = group.subjects_table(members).splitlines()
     assert table[-1].startswith("| [sub-07](/subjects/sub-07) | a |")
     assert table[-1].endswith("failed |")
-    assert "held-out" not in table[0], "a column in which nobody has anything is left out"
+    assert "GM" not in table[0], "a column in which nobody has anything is left out"
+    errors = group.errors_table(members).splitlines()
+    assert "held-out" not in errors[0]
+    assert len(errors) == 4, "who failed has no errors"
     assert len({line.count("|") for line in table}) == 1, "every row has as many cells as the head"
     assert np.isnan(members[-1].value("mask", "cbf_median"))
 
@@ -100,7 +103,7 @@ def test_what_is_outside_its_usual_range_is_listed_with_whose_it_is():
         "- quality index, 1 of 3: [sub-07](/subjects/sub-07)",
         "- CBF of gray matter, 1 of 3: [sub-07](/subjects/sub-07)",
     ]
-    assert "quality index, CBF of gray matter |" in group.subjects_table(members)
+    assert "quality index, CBF of gray matter |" in group.errors_table(members)
     assert group.flags_text(people(50)) == "Every measure of every subject lies in its usual range."
 
 
@@ -171,12 +174,17 @@ def test_halves_hold_every_delay_and_share_no_volume(person):
 def test_figures_of_a_group_take_arrays_and_name_only_the_marked():
     values = np.array([40.0, 50.0, np.nan, 60.0])
     names = {"a": ["sub-01", "sub-02", "sub-03", "sub-04"]}
-    figure = figures.subject_values({"CBF (ml/100 g/min)": {"a": values}}, names, ["sub-04"])
+    figure = figures.subject_values({"CBF (ml/100g/min)": {"a": values}}, names, ["sub-04"])
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.texts] == ["sub-04"]
     assert axes.get_ylim()[0] == 0
+    figure = figures.subject_values({"CBF (ml/100g/min)": {"a": values, "b": np.full(2, np.nan)}})
+    assert len(figure.axes[0].get_xticks()) == 1, "a column without numbers is left out"
     figure = figures.paired(values, {"vb": values + 1}, "residual", "pinn")
     assert figure.axes[0].get_xlabel() == "residual, other estimator"
+    low, high = figure.axes[0].get_xlim()
+    assert low < 40.0
+    assert high > 61.0
 
 
 def test_a_subject_without_tissue_maps_keeps_its_numbers_beside_others_that_have_them():

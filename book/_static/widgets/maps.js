@@ -118,7 +118,7 @@
       const found = place.values && place.values.length ? place.values[place.values.length - 1].value : NaN;
       const outside = !(found >= map.low - 0.5 * ((map.high - map.low) / 254));
       const value = outside ? "outside the mask" : `${found.toFixed(map.digits)} ${map.unit}${found <= map.low ? " or less" : ""}`;
-      const voxel = place.vox ? `voxel ${[...place.vox].map((v) => Math.round(v)).join(", ")}` : "the crosshair";
+      const voxel = place.vox ? `voxel ${[...place.vox].map((v) => Math.round(v)).join(", ")} (counted from 0)` : "the crosshair";
       const text = `${map.name} by ${map.estimator} at ${voxel}: ${value}.`;
       const shown = view.input.selectedOptions[0].textContent;
       canvas.setAttribute("aria-label", `The brain, ${shown}; the map at ${opacity.value} % opacity. ${text}`);

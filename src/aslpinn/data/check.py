@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -53,11 +54,11 @@ def describe(subject: Subject) -> dict[str, Any]:
 
 
 def _numbers(values: list[float], unit: str = "") -> str:
-    return " ".join(f"{value:g}" for value in values) + unit
+    return " ".join(f"{value:.4g}" for value in values) + unit
 
 
-def table(found: dict[str, Any], slices: bool = True) -> str:
-    """The dictionary of describe() as lines of text, at most about 100 characters wide."""
+def table(found: dict[str, Any], slices: bool = True, width: int | None = None) -> str:
+    """The dictionary of describe() as lines of text; longer lines than `width` characters, if given, are broken."""
     kinds = ", ".join(f"{count} {word}" for word, count in found["volumes"].items())
     sidecar = found["sidecar"]
     repeats = sorted({entry["repeats"] for entry in found["delays"]})
@@ -93,7 +94,13 @@ def table(found: dict[str, Any], slices: bool = True) -> str:
             f"  {entry['slice']:>3}  " + " ".join(f"{value:.3f}" for value in entry["post_labeling_delay"])
             for entry in shown
         ]
-    return "\n".join(lines)
+    return "\n".join(lines if width is None else [part for line in lines for part in _broken(line, width)])
+
+
+def _broken(line: str, width: int) -> list[str]:
+    """A line of the table in parts of at most `width` characters, the further ones below the value or the sentence."""
+    indent = " " * (4 if line.startswith("  ") else 13)
+    return wrap(line, width, subsequent_indent=indent, drop_whitespace=True, break_long_words=False) or [""]
 
 
 def _distinct(found: dict[str, Any]) -> set[float]:

@@ -59,12 +59,14 @@ def outliers_line(report: dict[str, Any] | None) -> str:
     found = report or {}
     if not found.get("Judged"):
         return f"fewer than {FEWEST} repeats of a delay: a spoilt volume cannot be told from a good one"
-    volumes = ", ".join(map(str, found["Volumes"])) or "none"
+    volumes = ", ".join(map(str, found["Volumes"]))
     by_volume: dict[int, list[int]] = {}
     for volume, index in found["Slices"]:
         by_volume.setdefault(volume, []).append(index)
     slices = "; ".join(f"volume {volume}: {_ranges(indices)}" for volume, indices in by_volume.items()) or "none"
-    return f"of {found['Judged']} delta-M volumes weighed down: {volumes}; single slices of others: {slices}"
+    told = f"delta-M volumes weighted down: {len(found['Volumes'])} of {found['Judged']}"
+    told += f" (number {volumes}, counted from 0)" if found["Volumes"] else ""
+    return f"{told}; single slices of others: {slices}"
 
 
 def _ranges(numbers: list[int]) -> str:

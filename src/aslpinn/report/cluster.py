@@ -64,7 +64,8 @@ def plan_table(out: Path, count: int, cores: int = 100, record: dict[str, Any] |
         ("measured on", f"{per['subjects']:.0f} subjects"),
         (
             "one subject",
-            f"{per['seconds']:.0f} s on {threads:.0f} cores: {per['core_seconds']:.0f} core-seconds (median)",
+            f"{per['seconds']:.0f} s on {threads:.0f} core{'s' * (round(threads) != 1)}: "
+            f"{per['core_seconds']:.0f} core-seconds (median)",
         ),
         *(
             [("", f"of which the processor worked {per['cpu_seconds']:.0f} s")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,9 +120,12 @@ def middle_slices(
 ) -> tuple[dict[str, dict[str, NDArray[np.float64]]], dict[str, tuple[float, ...]]]:
     """The middle axial slice of CBF and ATT of the first `most` subjects that have both maps, and voxel sizes in mm.
 
-    Subject -> quantity -> (X, Y) values inside a frame around the brain, NaN outside of it (where ATT is 0).
+    Subject -> quantity -> (X, Y) values inside a frame around the brain, NaN outside of it (where ATT is 0), x from the
+    person's left to the right.
     """
     import nibabel as nib
+
+    from .figures.subject import left_on_left
 
     slices: dict[str, dict[str, NDArray[np.float64]]] = {}
     sizes: dict[str, tuple[float, ...]] = {}
@@ -132,7 +135,10 @@ def middle_slices(
         if not all(name in member.maps and member.maps[name].is_file() for name in ("cbf", "att")):
             continue
         images: dict[str, Any] = {name: nib.load(member.maps[name]) for name in ("cbf", "att")}  # type: ignore[attr-defined]
-        volumes = {name: np.asarray(image.dataobj, dtype=np.float64) for name, image in images.items()}
+        volumes = {
+            name: left_on_left(np.asarray(image.dataobj, dtype=np.float64), image.affine)
+            for name, image in images.items()
+        }
         brain = volumes["att"] > 0
         levels = np.flatnonzero(brain.any(axis=(0, 1)))
         if levels.size == 0:
@@ -203,7 +209,8 @@ def summary_text(members: Sequence[Member]) -> str:
     if not failed:
         return text + ", none failed."
     named = ", ".join(link(member.key) for member in failed[:20]) + (" and others" if len(failed) > 20 else "")
-    return text + f", **{len(failed)} failed**: {named}. Their pages say why."
+    told = "Its page says" if len(failed) == 1 else "Their pages say"
+    return text + f", **{len(failed)} failed**: {named}. {told} why."
 
 
 def link(key: str) -> str:
@@ -212,35 +219,44 @@ def link(key: str) -> str:
 
 
 def subjects_table(members: Sequence[Member]) -> str:
-    """One markdown line a subject: CBF, ATT and residual of the smallest set of regions, errors, quality, outliers.
+    """One markdown line a subject: medians of CBF and ATT by region, and who has no numbers.
 
     Columns in which nobody has anything are left out.
     """
     shown = shown_in(members)
-    odd = outliers(members)
-    head = ["subject", "data set"]
-    head += [f"CBF {name.upper() if name != 'mask' else 'mask'}" for name in shown]
-    head += [f"ATT {name.upper() if name != 'mask' else 'mask'}, s" for name in shown]
-    head += ["residual", "held-out", "spatial CoV", "flagged", "seconds", "stands out in", "not usual"]
-    rows = [head]
+    names = [name.upper() if name != "mask" else "mask" for name in shown]
+    rows = [
+        ["subject", "data set", *(f"CBF {name}" for name in names), *(f"ATT {name} (s)" for name in names), "state"]
+    ]
     for member in members:
-        if not member.done:
-            told = "fitted, not measured" if member.state == "done" else "failed"
-            rows.append([link(member.key), member.dataset, *[""] * (len(head) - 4), told, ""])
-            continue
         cells = [f"{member.value(name, 'cbf_median'):.1f}" for name in shown]
         cells += [f"{member.value(name, 'att_median'):.2f}" for name in shown]
-        cells += [f"{1e4 * member.value('mask', 'residual'):.2f}", f"{1e4 * member.value('', 'held_out'):.2f}"]
-        cells += [f"{member.value('', 'spatial_cov'):.2f}", f"{100 * member.value('', 'flagged'):.0f} %"]
-        cells += [f"{member.seconds or 0:.0f}", ", ".join(told for told, *_ in odd.get(member.key, []))]
-        cells.append(", ".join(FLAGS.get(name, name) for name in member.flags))
-        rows.append([link(member.key), member.dataset, *("" if cell.startswith("nan") else cell for cell in cells)])
-    kept = [at for at in range(len(head)) if any(row[at] for row in rows[1:])]
-    words = ("subject", "data set", "stands out in", "not usual")
+        state = "" if member.done else "fitted, not measured" if member.state == "done" else "failed"
+        rows.append([link(member.key), member.dataset, *cells, state])
+    return _table(rows, ("subject", "data set", "state"))
+
+
+def errors_table(members: Sequence[Member]) -> str:
+    """One markdown line a subject with numbers: errors, quality, seconds, in what it stands out. Empty without any."""
+    odd = outliers(members)
+    head = ["subject", "residual", "held-out", "spatial CoV", "flagged", "seconds", "stands out in", "not usual"]
+    rows = [head]
+    for member in members:
+        if member.done:
+            cells = [f"{1e4 * member.value('mask', 'residual'):.2f}", f"{1e4 * member.value('', 'held_out'):.2f}"]
+            cells += [f"{member.value('', 'spatial_cov'):.2f}", f"{100 * member.value('', 'flagged'):.0f} %"]
+            cells += [f"{member.seconds or 0:.0f}", ", ".join(told for told, *_ in odd.get(member.key, []))]
+            rows.append([link(member.key), *cells, ", ".join(FLAGS.get(name, name) for name in member.flags)])
+    return _table(rows, ("subject", "stands out in", "not usual")) if len(rows) > 1 else ""
+
+
+def _table(rows: Sequence[Sequence[str]], words: Container[str]) -> str:
+    """A markdown table, numbers to the right; NaN is an empty cell, and columns without any value are left out."""
+    rows = [["" if cell.startswith("nan") else cell for cell in row] for row in rows]
+    kept = [at for at in range(len(rows[0])) if any(row[at] for row in rows[1:])]
     lines = ["| " + " | ".join(row[at] for at in kept) + " |" for row in rows]
-    return "\n".join(
-        [lines[0], "|" + "|".join("---" if head[at] in words else "---:" for at in kept) + "|", *lines[1:]]
-    )
+    rule = "|" + "|".join("---" if rows[0][at] in words else "---:" for at in kept) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
 
 
 def outliers_text(members: Sequence[Member]) -> str:
@@ -284,7 +300,7 @@ def comparison_table(members: Sequence[Member], estimator: str) -> str:
     sets = by_dataset(members)
     several = len(sets) > 1  # of different noise: no mean over them
     head = ["data set"] * several + ["against", "region", f"residual, {estimator}", "residual, other", "ratio"]
-    head += ["voxels improved", "held-out", "other"]
+    head += ["voxels improved", "held-out", "held-out, other"]
     lines = ["| " + " | ".join(head) + " |", "|---" * (2 + several) + "|---:" * 6 + "|"]
     rows = 0
     for dataset, done in sets.items():

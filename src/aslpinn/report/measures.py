@@ -158,17 +158,19 @@ def write_measures(record: dict[str, Any], path: str | Path) -> None:
 
 
 def measures_table(record: dict[str, Any], estimator: str) -> str:
-    """The numbers of a subject as plain text: a line an estimator and region."""
-    lines = [f"{'estimator':<14} {'region':<6} {'voxels':>7} {'CBF':>6} {'ATT, s':>7} {'residual':>9} {'held-out':>9}"]
+    """The numbers of a subject as a markdown table: a line an estimator and region, and the prediction by one half."""
+    head = "| estimator | region | voxels | CBF (ml/100g/min) | ATT (s) | residual (1e-4 M0b) | held-out (1e-4 M0b) |"
+    lines = [head, "|---|---|" + "---:|" * 5]
     for name, row in {estimator: record, **record.get("compare", {})}.items():
         for region, values in row["regions"].items():
             error = row.get("held_out", {}).get("fit") if region == "mask" else None
-            shown = f"{1e4 * error:9.2f}" if error is not None else f"{'':>9}"
-            lines.append(
-                f"{name:<14} {region:<6} {values['voxels']:>7} {values['cbf_median']:>6.1f} "
-                f"{values['att_median']:>7.2f} {1e4 * values['residual']:>9.2f} {shown}"
-            )
-    return "\n".join([*lines, "medians; residual and held-out error in 1e-4 of M0b, root mean square"])
+            cells = [f"{values['voxels']}", f"{values['cbf_median']:.1f}", f"{values['att_median']:.2f}"]
+            cells += [f"{1e4 * values['residual']:.2f}", "" if error is None else f"{1e4 * error:.2f}"]
+            lines.append(f"| {name} | {region if region == 'mask' else region.upper()} | " + " | ".join(cells) + " |")
+    half = record.get("held_out", {}).get("half")
+    if half is not None:
+        lines.append(f"| *one half itself* | mask | | | | | {1e4 * half:.2f} |")
+    return "\n".join(lines)
 
 
 def example_group(count: int) -> tuple[str, list[Member]]:

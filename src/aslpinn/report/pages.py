@@ -18,10 +18,11 @@ def reader_copy(
     page: str = "",
     staged: Container[str] | None = None,
     lost: Container[str] = (),
+    title: str = "",
 ) -> str:
     """An executed notebook as readers get it: without the cell and the metadata that papermill put in.
 
-    page, staged and lost: see without_links.
+    page, staged and lost: see without_links. title: of a page made from a template, whose code is folded away.
 
     With a suffix it is appended to every label of a figure or equation, because a template's labels would otherwise
     be defined on each subject's page.
@@ -31,6 +32,8 @@ def reader_copy(
     for holder in [node, *node["cells"]]:
         for name in ("papermill", "execution"):
             holder["metadata"].pop(name, None)
+    if title:
+        node["cells"] = _as_results(node["cells"], title)
     if suffix:
         _suffix_labels(node["cells"], re.sub(r"[^a-z0-9]+", "-", suffix.lower()))
     for cell in node["cells"] if staged is not None else ():
@@ -39,6 +42,22 @@ def reader_copy(
     if orphan:
         node["metadata"]["orphan"] = True
     return json.dumps(node, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _as_results(cells: list[dict[str, Any]], title: str) -> list[dict[str, Any]]:
+    """A template's cells for readers of results: its own title, code folded away, none of the template's parameters."""
+    kept = [cell for cell in cells if "parameters" not in cell["metadata"].get("tags", [])]
+    for cell in kept:
+        tags = cell["metadata"].get("tags", [])
+        if cell["cell_type"] == "code" and "remove-input" not in tags:
+            folded = "hide-cell" if "hide-output" in tags else "hide-input"
+            cell["metadata"]["tags"] = [*(tag for tag in tags if tag != "hide-output"), folded]
+    for cell in kept:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown" and text.startswith("# "):
+            cell["source"] = re.sub(r"\A# .*", lambda _: f"# {title}", text)
+            break
+    return kept
 
 
 def without_links(text: str, page: str, staged: Container[str], lost: Container[str] = ()) -> str:
@@ -124,11 +143,12 @@ def subjects_page(record: dict[str, Any]) -> str:
     subjects = record["subjects"]
     failed = [key for key, state in subjects.items() if state["state"] != "done"]
     settings = record["settings"]
+    told = "its page says" if len(failed) == 1 else "their pages say"
     lines = [
         "# Subjects",
         "",
         f"{len(subjects)} series, estimator `{settings['estimators'][0]}`, preset `{settings['preset']}`. "
-        + (f"{len(failed)} failed; their pages say why." if failed else "All were fitted."),
+        + (f"{len(failed)} failed; {told} why." if failed else "All were fitted."),
         "",
         "| subject | data set | state | seconds |",
         "|---|---|---|---:|",
@@ -144,7 +164,7 @@ def study_tables(record: dict[str, Any]) -> str:
     lines = ["## Versions", "", "| program or library | version |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in versions.items()]
     lines += ["", f"Machine: {record['machine']}.", "", "## Settings", "", "| setting | value |", "|---|---|"]
-    lines += [f"| {name} | `{value}` |" for name, value in record["settings"].items()]
+    lines += [f"| {name} | `{json.dumps(value)}` |" for name, value in record["settings"].items()]  # as in STUDY.toml
     lines += ["", "## Times", "", "| page | state | seconds | peak memory, MB |", "|---|---|---:|---:|"]
     for kind, folder in (("chapters", "notebooks"), ("subjects", "subjects"), ("groups", "subjects")):
         for key, state in record[kind].items():

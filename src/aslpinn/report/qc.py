@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,12 +138,13 @@ def details(found: dict[str, Any]) -> list[str]:
 
 
 def flagged_voxels(flags: NDArray[np.uint8] | None, legend: dict[str, str], mask: Mask) -> str:
-    """Share of mask voxels that carry each flag of an estimate, one a line; says so where it has none."""
+    """Share of mask voxels that carry each flag of an estimate, one a line or two; says so where it has none."""
     if flags is None:
         return "this estimator flags no voxels"
     inside = flags[mask]
     rows = [f"{100 * np.mean((inside & int(bit)) > 0):5.1f} %  {meaning}" for bit, meaning in legend.items()]
-    return "\n".join([*rows, f"{100 * np.mean(inside == 0):5.1f} %  none of these"])
+    rows.append(f"{100 * np.mean(inside == 0):5.1f} %  none of these")
+    return "\n".join(part for row in rows for part in wrap(row, 76, subsequent_indent=" " * 9))
 
 
 def voxelwise_cbf(subject: Subject, att: ArrayLike) -> Float:

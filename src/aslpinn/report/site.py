@@ -89,7 +89,7 @@ class Pages(Mapping[str, bytes]):
 
     def __init__(self) -> None:
         self._content: dict[str, bytes] = {}
-        self._reports: dict[str, tuple[Path, str, bool]] = {}
+        self._reports: dict[str, tuple[Path, str, bool, str]] = {}
         self.lost: set[str] = set()  # labels of figures in chapters that were not made
 
     @property
@@ -100,16 +100,16 @@ class Pages(Mapping[str, bytes]):
     def __setitem__(self, name: str, content: bytes) -> None:
         self._content[name] = content
 
-    def add_report(self, name: str, report: Path, suffix: str, orphan: bool) -> None:
-        """An executed notebook, of which reader_copy is staged."""
-        self._reports[name] = (report, suffix, orphan)
+    def add_report(self, name: str, report: Path, suffix: str, orphan: bool, title: str = "") -> None:
+        """An executed notebook, of which reader_copy is staged; a title makes it a page of results."""
+        self._reports[name] = (report, suffix, orphan, title)
 
     def __getitem__(self, name: str) -> bytes:
         if name in self._content:
             return self._content[name]
-        report, suffix, orphan = self._reports[name]
+        report, suffix, orphan, title = self._reports[name]
         text = report.read_text(encoding="utf-8")
-        return reader_copy(text, suffix, orphan, name, self.staged, self.lost).encode()
+        return reader_copy(text, suffix, orphan, name, self.staged, self.lost, title).encode()
 
     def __iter__(self) -> Iterator[str]:
         yield from self._content
@@ -126,8 +126,8 @@ class Pages(Mapping[str, bytes]):
         """What changes where the staged file does, without making it."""
         if name in self._content:
             return hashlib.sha256(self._content[name]).hexdigest()
-        report, suffix, orphan = self._reports[name]
-        return f"{file_digest(report)} {suffix} {orphan}"
+        report, suffix, orphan, title = self._reports[name]
+        return f"{file_digest(report)} {suffix} {orphan} {title}"
 
 
 def stage(project: Path, tasks: Sequence[Task], record: dict[str, Any]) -> Pages:
@@ -152,7 +152,9 @@ def stage(project: Path, tasks: Sequence[Task], record: dict[str, Any]) -> Pages
         state = record[f"{task.kind}s"][task.key]
         orphan = task.kind == "subject" and len(record["subjects"]) > SIDEBAR_LIMIT
         if state["state"] == "done":
-            pages.add_report(f"{name}.ipynb", task.report, task.key if task.kind == "subject" else "", orphan)
+            title = {"subject": task.title, "group": "The group"}.get(task.kind, "")
+            suffix = task.key if task.kind == "subject" else ""
+            pages.add_report(f"{name}.ipynb", task.report, suffix, orphan, title)
         else:
             text = failed_page(task, state)
             if task.kind == "chapter":  # as a notebook: _config.yml leaves out the chapters' sources, notebooks/*.md

@@ -10,6 +10,7 @@ import gzip
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,10 @@ def write_viewer(
     maps = []
     copies: list[str] = []
     listed = map_files(task, state, estimators)
+    inside = {name: _inside([path for other, path in listed if other == name]) for name, _ in listed}
+    wide = _wide_enough([(path, inside[name]) for name, path in listed])
     for estimator, path in listed:
-        maps.append(_entry(estimator, path, _inside([other for name, other in listed if name == estimator])))
+        maps.append(_entry(estimator, path, inside[estimator], wide))
         if files:
             target = folder / task.key / _plain(estimator) / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -87,10 +90,25 @@ def _inside(paths: Sequence[Path]) -> NDArray[np.bool_]:
     return np.logical_or.reduce(maps)
 
 
-def _entry(estimator: str, path: Path, inside: NDArray[np.bool_]) -> dict[str, Any]:
+def _wide_enough(maps: Sequence[tuple[Path, NDArray[np.bool_]]]) -> dict[str, Quantity]:
+    """Quantities shown, with ranges up to the largest 95th percentile of their maps: the same for all estimators."""
+    import nibabel as nib
+
+    found: dict[str, Quantity] = {}
+    for path, inside in maps:
+        key, _, factor = SHOWN[_ending(path.name)]
+        quantity = found.setdefault(key, QUANTITIES[key])
+        assert quantity.high is not None
+        values = np.asarray(nib.Nifti1Image.from_filename(path).dataobj, dtype=float)[inside] * factor
+        top = float(np.nanpercentile(values, 95)) if np.isfinite(values).any() else 0.0
+        found[key] = replace(quantity, high=max(quantity.high, float(f"{top:.2g}")))
+    return found
+
+
+def _entry(estimator: str, path: Path, inside: NDArray[np.bool_], wide: Mapping[str, Quantity]) -> dict[str, Any]:
     """What the viewer needs of one map."""
     key, digits, factor = SHOWN[_ending(path.name)]
-    quantity = QUANTITIES[key]
+    quantity = wide[key]
     content = small_copy(path, quantity, inside, factor)
     return {
         "estimator": estimator,

@@ -85,8 +85,11 @@ def training_bias(loss: Mapping[str, Sequence[float]], share: Mapping[str, float
         left.plot(range(1, len(values) + 1), np.asarray(values) / values[0], dashes, color=color, label=name)
     left.set(xlabel="epoch", ylabel="loss / loss of the first epoch", yscale="log")
     left.legend()
-    bars = right.barh(range(len(share)), list(share.values()), color=CATEGORICAL[: len(share)], height=0.6)
-    right.bar_label(bars, [f"{value:.0f} %" for value in share.values()], padding=4)
+    right.barh(range(len(share)), list(share.values()), color=CATEGORICAL[: len(share)], height=0.6)
+    for row, value in enumerate(share.values()):  # clear of the line at 100
+        inside = value > 25
+        x, side = (min(value, 100) - 2, "right") if inside else (value + 2, "left")
+        right.text(x, row, f"{value:.0f} %", ha=side, va="center", color="white" if inside else "black")
     right.axvline(100, color="0.3", linewidth=1)
     right.set(xlabel="CBF found in gray matter (% of the truth)", xlim=(0, 1.2 * max(100, *share.values())))
     right.set_yticks(range(len(share)), list(share))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import style as plt
-from .style import CATEGORICAL, QUANTITIES, colorbar, styled
+from .style import CATEGORICAL, QUANTITIES, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,28 +25,34 @@ def subject_values(
 ) -> Figure:
     """One panel a quantity: a point a subject and a bar at the median, in a column for each group.
 
-    panels: axis label -> {column: values}; NaN is left out. names: column -> the subject of each value; those in
-    marked are ringed and named.
+    panels: axis label -> {column: values}; NaN is left out, and columns of nothing else. names: column -> the subject
+    of each value; those in marked are ringed and named. One subject has no median.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.7 * len(panels), 3.2), squeeze=False)
-    for panel, (label, columns) in zip(axes[0], panels.items(), strict=True):
+    figure, axes = plt.subplots(1, len(panels), figsize=(7.6 if len(panels) > 1 else 4.0, 3.0), squeeze=False)
+    for panel, (label, told) in zip(axes[0], panels.items(), strict=True):
+        columns = {column: values for column, values in told.items() if np.isfinite(values).any()}
+        places = {column: place for place, column in enumerate(told)}  # of all: a column has one color in every panel
         for at, (column, values) in enumerate(columns.items()):
             kept = np.flatnonzero(np.isfinite(values))
-            if kept.size == 0:
-                continue
             points = values[kept]
             across = at + _spread(points)
-            panel.plot(across, points, "o", color=CATEGORICAL[at % 6], markersize=4, alpha=0.6, markeredgewidth=0)
-            panel.hlines(np.median(points), at - 0.35, at + 0.35, color="0.2", linewidth=1.6)
+            look = {"markersize": 5 if kept.size > 1 else 7, "alpha": 0.6 if kept.size > 1 else 1.0}
+            panel.plot(across, points, "o", color=CATEGORICAL[places[column] % 6], markeredgewidth=0, **look)
+            if kept.size > 1:
+                panel.hlines(np.median(points), at - 0.35, at + 0.35, color="0.2", linewidth=1.6)
             for x, index in zip(across, kept, strict=True):
                 name = names[column][int(index)] if names else ""
                 if name in marked:
                     panel.plot(x, values[index], "o", markersize=9, markerfacecolor="none", markeredgecolor="0.1")
                     panel.annotate(name, (x, values[index]), (6, 3), textcoords="offset points", fontsize=7)
-        panel.set_xticks(range(len(columns)), list(columns), rotation=20 if len(columns) > 2 else 0, fontsize=9)
+        panel.set_xticks(range(len(columns)), [name.replace(" ", "\n") for name in columns], fontsize=9)
+        turned = len(columns) * len(panels) > 5
+        panel.tick_params(axis="x", rotation=30 if turned else 0)
+        for tick in panel.get_xticklabels() if turned else ():
+            tick.set(ha="right", rotation_mode="anchor")
         panel.set_xlim(-0.6, len(columns) - 0.4)
         panel.set_ylabel(label)
-        everything = np.concatenate([values[np.isfinite(values)] for values in columns.values()])
+        everything = np.concatenate([values[np.isfinite(values)] for values in columns.values()] or [np.zeros(0)])
         if everything.size and everything.min() >= 0:
             panel.set_ylim(0, 1.1 * everything.max() or 1)  # from zero, and no point on the frame
     return figure
@@ -62,7 +68,10 @@ def _spread(values: Values) -> Values:
 
 @styled
 def paired(mine: Values, others: Mapping[str, Values], label: str, name: str) -> Figure:
-    """One point a subject: an error of the main estimator (up) against that of each other (across); below is better."""
+    """One point a subject: an error of the main estimator (up) against that of each other (across), logarithmic.
+
+    Below the line of equality the main estimator's is the smaller. Values are positive.
+    """
     figure, panel = plt.subplots(figsize=(4.2, 3.8))
     everything: list[Any] = [mine[np.isfinite(mine)]]
     for index, (other, values) in enumerate(others.items()):
@@ -70,10 +79,16 @@ def paired(mine: Values, others: Mapping[str, Values], label: str, name: str) ->
         marker = "osD^v"[index % 5]
         panel.plot(values[both], mine[both], marker, color=CATEGORICAL[index + 1], markersize=5, alpha=0.7, label=other)
         everything.append(values[both])
-    high = 1.05 * max((float(v.max()) for v in everything if v.size), default=1.0)
-    panel.plot([0, high], [0, high], color="0.5", linewidth=1)
-    panel.set(xlabel=f"{label}, other estimator", ylabel=f"{label}, {name}", xlim=(0, high), ylim=(0, high))
-    panel.legend()
+    known = np.concatenate(everything) if any(v.size for v in everything) else np.ones(1)
+    low, high = 0.8 * float(known.min()), 1.25 * float(known.max())
+    panel.plot([low, high], [low, high], color="0.5", linewidth=1, label="equal")
+    panel.set(xlabel=f"{label}, other estimator", ylabel=f"{label}, {name}", xscale="log", yscale="log")
+    panel.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    ticks = [tick for power in range(-3, 6) for tick in np.array([1, 2, 5]) * 10.0**power if low <= tick <= high]
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.set_ticks([], minor=True)
+    panel.legend(loc="upper left")
     return figure
 
 
@@ -82,12 +97,12 @@ def subject_maps(
     slices: Mapping[str, Mapping[str, Values]],
     voxel_sizes: Mapping[str, Sequence[float]],
     quantities: Sequence[str] = ("cbf", "att"),
-    columns: int = 10,
+    columns: int = 7,
 ) -> Figure:
     """One axial slice a subject: a row of CBF and below it one of ATT, again for every `columns` subjects.
 
     slices: subject -> quantity -> (X, Y) values, NaN outside the brain; voxel_sizes: subject -> its x and y in mm. All
-    are drawn at one scale.
+    are drawn at one scale. A color bar for each quantity stands below.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -102,7 +117,9 @@ def subject_maps(
     wide, high = (1.06 * max(extent[axis] for extent in extents.values()) for axis in (0, 1))
     label = 0.3 * high  # room for a name of two lines
     block_high = len(quantities) * high + label
-    figure, axes = plt.subplots(figsize=(columns + 2.0, blocks * block_high / wide))
+    unit = max(1.05, 7.2 / max(columns, 5))  # inches a subject
+    inches = columns * unit, unit * blocks * block_high / wide
+    figure, axes = plt.subplots(figsize=inches)
     axes.set_axis_off()
     axes.set(xlim=(0, columns * wide), ylim=(-blocks * block_high, 0), aspect="equal")
     for level, key in enumerate(quantities):
@@ -117,6 +134,7 @@ def subject_maps(
             shown = np.where(np.isfinite(values)[..., None], colors.to_rgba(np.nan_to_num(values)), 0.0)
             half = [0.5 * extent for extent in extents[name]]
             axes.imshow(shown, extent=(x - half[0], x + half[0], y - half[1], y + half[1]))
-        colorbar(colors, axes, drawn, shrink=min(1.0, 1.2 / blocks), aspect=16)
+        room = (level / len(quantities) + 0.03, -0.3 / inches[1], 1 / len(quantities) - 0.06, 0.12 / inches[1])
+        figure.colorbar(colors, cax=axes.inset_axes(room), orientation="horizontal", extend="both", label=drawn.label)
     axes.set(xlim=(0, columns * wide), ylim=(-blocks * block_high, 0))
     return figure

@@ -27,6 +27,12 @@ def chosen_slices(mask: NDArray[np.bool_], count: int = 6) -> NDArray[np.intp]:
     return np.unique(np.linspace(full[0], full[-1], min(count, full.size)).round().astype(int))
 
 
+def left_on_left(values: Float, affine: Float) -> Float:
+    """An (X, Y, ...) array with x from the person's left to the right, by the (4, 4) affine of its image."""
+    x = np.asarray(affine)[:3, 0]
+    return values[::-1] if np.argmax(np.abs(x)) == 0 and x[0] < 0 else values
+
+
 @styled
 def montage(
     volume: Float,
