@@ -87,7 +87,8 @@ def read_m0(
 def find_m0(path: Path) -> Path | None:
     """The M0 scan of an ASL file: the one whose IntendedFor names it, else of the same name, else the only one."""
     folder = path.parent
-    scans = sorted(file for file in folder.glob("[!.]*_m0scan.nii*") if split_name(file)[1])  # macOS: "._" files
+    scans = sorted(file for file in folder.glob("*_m0scan.nii*") if split_name(file)[1])
+    scans = [file for file in scans if not file.name.startswith("._")]  # macOS leaves such files beside others
     session = {key: value for key, value in entities(split_name(path)[0]).items() if key in ("sub", "ses")}
     scans = [file for file in scans if session.items() <= entities(split_name(file)[0]).items() or not session]
     for scan in scans:
