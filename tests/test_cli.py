@@ -129,6 +129,51 @@ def test_an_output_that_cannot_be_a_folder_is_refused_before_the_fit(
     assert (tmp_path / "file").read_text() == ""
 
 
+def test_an_output_that_may_not_be_looked_at_is_refused(
+    asl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exists = Path.exists
+
+    def closed(path: Path, **options: bool) -> bool:
+        if path.name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path, **options)
+
+    monkeypatch.setattr(Path, "exists", closed)
+    assert main(["fit", str(asl), "--out", str(tmp_path / "closed" / "out"), "--estimator", "nlls"]) == 2
+    assert lines(capsys)[-1].endswith(
+        "cannot be written to (Permission denied); expected a writable folder for the output"
+    )
+    assert not exists(tmp_path / "closed")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["simulate", "{file}", "--protocol", "te7"], ["benchmark", "--quick", "--out", "{file}"]],
+)
+def test_an_output_that_is_a_file_is_refused_before_the_work(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("aslpinn.estimation.fit", lambda *a, **k: pytest.fail("fitted before OUT was looked at"))
+    file = tmp_path / "file"
+    file.write_text("mine")
+    assert main([word.format(file=file) for word in command]) == 2
+    assert lines(capsys) == [
+        f"aslpinn: {file}: cannot be written to (File exists); expected a writable folder for the output"
+    ]
+    assert file.read_text() == "mine"
+
+
+def test_a_module_of_an_extra_that_is_not_installed_is_named_with_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    assert main(["fetch", "asltk-tepcasl", "--to", str(tmp_path)]) == 2
+    assert lines(capsys) == [
+        "aslpinn: pooch is not installed; expected it for this command: pip install 'aslpinn[data]'"
+    ]
+
+
 @pytest.mark.parametrize(
     ("error", "code"), [(FitError("loss is not finite"), 1), (RuntimeError("bug"), 1), (KeyboardInterrupt(), 130)]
 )

@@ -15,9 +15,12 @@ from typing import Any, NoReturn
 
 from . import __version__
 from .errors import FitError, InputError
+from .report.settings import ESTIMATORS, PRESETS
 
-ESTIMATORS = ("pinn", "closed-form", "nlls", "vb", "svb", "smoothed", "basil")
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+#: Modules that not every installation has, and the extra of this package that brings each.
+EXTRAS = {"pooch": "data", "dcm2niix": "data", "SimpleITK": "data", "optuna": "ablation"}
+EXTRAS |= dict.fromkeys(("yaml", "jupytext", "nbformat", "papermill", "jupyter_book"), "book")
 
 Progress = Callable[[int, int, str], None]
 
@@ -43,7 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _stop(f"{where}{error.strerror or error}; the maps are not written", FAILED, debug)
+        return _stop(f"{where}{error.strerror or error}", FAILED, debug)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module in EXTRAS:
+            said = f"{module} is not installed; expected it for this command: pip install 'aslpinn[{EXTRAS[module]}]'"
+            return _stop(said, WRONG, debug)
+        return _stop(f"{error} (a bug: --debug shows where)", FAILED, debug)
     except Exception as error:
         return _stop(f"{type(error).__name__}: {error} (a bug: --debug shows where)", FAILED, debug)
     finally:
@@ -88,10 +97,12 @@ def _fit(arguments: argparse.Namespace) -> int:
     _say(f"fit: {arguments.estimator}, seed {arguments.seed}")
 
     from .estimation import fit
-    from .estimation.expected import expected_seconds, in_words
+    from .estimation.expected import compiling_seconds, expected_seconds, in_words
 
     plan = (arguments.estimator, arguments.preset, arguments.members, arguments.epochs)
     _say(f"  expected: about {in_words(expected_seconds(subject.mask, len(distinct), *plan, subject.voxel_size))}")
+    if compiling_seconds(*plan[:2]):
+        _say("  the first fit of its kind compiles its loops, once for this installation; that is counted")
 
     untrained = arguments.estimator == "pinn" and arguments.preset == "default"
     if untrained and arguments.epochs is not None:
@@ -326,7 +337,7 @@ def _add_fit(commands: Any) -> None:
     _add_input(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the derivatives")
     command.add_argument("--estimator", choices=ESTIMATORS, default="pinn")
-    command.add_argument("--preset", choices=("default", "network", "paper"), default="default")
+    command.add_argument("--preset", choices=PRESETS, default="default")
     command.add_argument("--members", type=_positive, metavar="K", help="members of the ensemble")
     command.add_argument("--epochs", type=_positive, metavar="N", help="networks: passes over the voxels")
     command.add_argument("--seed", type=_seed, default=0, metavar="N")
@@ -401,8 +412,11 @@ def _add_simulate(commands: Any) -> None:
 
 
 def _benchmark(arguments: argparse.Namespace) -> int:
+    from .data.derivatives import staging
     from .report import benchmark, benchmark_tables
 
+    with staging(arguments.out, keep=False):  # refused now, not after the fits
+        pass
     rows = benchmark.run(
         estimators=arguments.estimator or None,
         tsnrs=arguments.tsnr or None,

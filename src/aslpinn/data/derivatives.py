@@ -142,15 +142,16 @@ _TRIES = 100
 @contextmanager
 def staging(out: Path, keep: bool = True) -> Iterator[Path]:
     """A temporary folder inside OUT, removed at the end; on an error OUT and its parents go too, if made for it."""
-    missing = [folder for folder in (out, *out.absolute().parents) if not folder.exists()]
+    missing: list[Path] = []
     done = False
     made: Path | None = None
     try:
         try:
+            missing = [folder for folder in (out, *out.absolute().parents) if not folder.exists()]
             made = _folder_inside(out)
         except OSError as error:
             raise InputError(
-                f"{out}: cannot be written to ({error.strerror}); expected a writable folder for --out"
+                f"{out}: cannot be written to ({error.strerror}); expected a writable folder for the output"
             ) from error
         yield made
         done = keep
