@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,16 @@ def series(tmp_path_factory) -> dict[str, Path]:
     return {kind: write_series(tmp_path_factory.mktemp(kind), kind) for kind in ("pairs", "deltam", "encoded")}
 
 
+@contextmanager
+def put_back(file: Path) -> Iterator[bytes]:
+    """The content of a file, which stands there again at the end."""
+    whole = file.read_bytes()
+    try:
+        yield whole
+    finally:
+        file.write_bytes(whole)
+
+
 def read_or_refuse(asl: Path) -> None:
     """Nothing but InputError may come out, in at most three lines."""
     refused = ""
@@ -108,15 +120,12 @@ KINDS = st.sampled_from(["pairs", "deltam", "encoded"])
 @given(kind=KINDS, changes=st.dictionaries(st.sampled_from(FIELDS), VALUES, min_size=1, max_size=3), data=st.data())
 def test_any_sidecar_is_read_or_refused(series: dict[str, Path], kind: str, changes: dict, data: st.DataObject) -> None:
     file = series[kind].with_name("sub-01_asl.json")
-    whole = file.read_text()
-    try:
+    with put_back(file) as whole:
         values = json.loads(whole) | changes
         for name in data.draw(st.lists(st.sampled_from(FIELDS), max_size=2)):
             values.pop(name, None)
         file.write_text(json.dumps(values))
         read_or_refuse(series[kind])
-    finally:
-        file.write_text(whole)
 
 
 @pytest.mark.slow
@@ -135,12 +144,9 @@ def test_any_sidecar_is_read_or_refused(series: dict[str, Path], kind: str, chan
 )
 def test_any_context_is_read_or_refused(series: dict[str, Path], kind: str, text: str) -> None:
     file = series[kind].with_name("sub-01_aslcontext.tsv")
-    whole = file.read_bytes()
-    try:
+    with put_back(file):
         file.write_text(text, encoding="utf-8", errors="surrogatepass")
         read_or_refuse(series[kind])
-    finally:
-        file.write_bytes(whole)
 
 
 @pytest.mark.slow
@@ -154,17 +160,13 @@ def test_any_context_is_read_or_refused(series: dict[str, Path], kind: str, text
 def test_any_header_is_read_or_refused(
     series: dict[str, Path], kind: str, name: str, changes: list[tuple[int, int]], end: int | None
 ) -> None:
-    file = series[kind].with_name(name)
-    whole = file.read_bytes()
-    try:
+    with put_back(series[kind].with_name(name)) as whole:
         content = bytearray(gzip.decompress(whole))
         for position, byte in changes:
             content[position] = byte
-        file.write_bytes(gzip.compress(bytes(content[:end]), 1))
+        series[kind].with_name(name).write_bytes(gzip.compress(bytes(content[:end]), 1))
         with np.errstate(all="ignore"):
             read_or_refuse(series[kind])
-    finally:
-        file.write_bytes(whole)
 
 
 # --- the command line: exit 2, three lines, nothing written ---
