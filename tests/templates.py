@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-#: Copies the series to the map. A series that says "broken" is a wrong input, one that says "killed" ends the kernel.
-SUBJECT = """---
+#: How every template of a subject's page begins; its parameters follow.
+FRONT = """---
 kernelspec: {display_name: Python 3, language: python, name: python3}
 ---
 
@@ -14,7 +14,12 @@ kernelspec: {display_name: Python 3, language: python, name: python3}
 
 ```{code-cell} python
 :tags: [parameters]
-asl = ""
+"""
+
+#: Copies the series to the map. A series that says "broken" is a wrong input, one that says "killed" ends the kernel.
+SUBJECT = (
+    FRONT
+    + """asl = ""
 subject = ""
 out = ""
 fast = False
@@ -40,6 +45,7 @@ folder.mkdir(parents=True, exist_ok=True)
 (folder / f"{subject}_cbf.nii.gz").write_text(content)
 ```
 """
+)
 
 
 def dataset(root: Path, **subjects: str) -> Path:

@@ -14,7 +14,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from templates import SUBJECT, dataset
+from templates import FRONT, SUBJECT, dataset
 
 from aslpinn.cli import main
 from aslpinn.errors import InputError
@@ -25,7 +25,7 @@ from aslpinn.report.progress import Progress, Table
 from aslpinn.report.runner import cores, run_tasks
 from aslpinn.report.settings import ESTIMATORS, PRESETS, SCHEMA, schema_table
 from aslpinn.report.site import SIDEBAR_LIMIT, chapters_of, stage
-from aslpinn.report.study import Study, read_study, study, summary
+from aslpinn.report.study import Study, found_subjects, read_study, study, summary
 from aslpinn.report.tasks import chapter_tasks, digest, find_project, find_series, subject_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,8 +54,9 @@ def tasks_of(project: Path, *roots: Path, **options):
 
 def test_finds_series_with_and_without_sessions_and_leaves_derivatives_out(tmp_path):
     root = dataset(tmp_path / "data", **{"01": "a"})
-    for name in ("sub-02/ses-1/perf/sub-02_ses-1_asl.nii", "derivatives/x/sub-01/perf/sub-01_asl.nii.gz"):
-        (root / name).parent.mkdir(parents=True)
+    names = ["sub-02/ses-1/perf/sub-02_ses-1_asl.nii", "derivatives/x/sub-01/perf/sub-01_asl.nii.gz"]
+    for name in (*names, "sub-01/perf/._sub-01_asl.nii.gz"):  # the last is what macOS leaves on other file systems
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("b")
     assert [path.name for path in find_series(root)] == ["sub-01_asl.nii.gz", "sub-02_ses-1_asl.nii"]
 
@@ -73,6 +74,12 @@ def test_names_that_occur_in_two_data_sets_get_the_data_set_in_front(project, tm
     assert [task.key for task in tasks] == ["a_sub-01", "sub-02", "b_sub-01"]
     assert [task.title for task in tasks] == ["a: sub-01", "a: sub-02", "b: sub-01"]
     assert len({task.parameters["out"] + task.parameters["subject"] for task in tasks}) == 3
+
+
+def test_a_data_set_named_twice_is_one(project, tmp_path):
+    root = dataset(tmp_path / "a", **{"01": "x"})
+    plan = Study(bids=(root, tmp_path / "b" / ".." / "a"), out=tmp_path / "out")
+    assert [task.key for task in found_subjects(plan, project)] == ["sub-01"]
 
 
 def test_two_runs_of_a_subject_are_told_apart_by_their_stems(project, tmp_path):
@@ -231,6 +238,23 @@ def test_reader_copy_drops_what_papermill_injected():
     assert copy["cells"][0]["metadata"] == {}
 
 
+def test_a_templates_page_has_its_own_title_folded_code_and_no_values_of_the_template():
+    cells = [
+        {"cell_type": "markdown", "metadata": {}, "source": "# One subject\n\nFrom one series to maps."},
+        {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "subject = 'sub-01'"},
+        {"cell_type": "code", "metadata": {}, "source": "1"},
+        {"cell_type": "code", "metadata": {"tags": ["remove-input"]}, "source": "2"},
+        {"cell_type": "code", "metadata": {"tags": ["hide-output"]}, "source": "3"},
+    ]
+    text = json.dumps({"cells": cells, "metadata": {}})
+    copy = json.loads(reader_copy(text, title="a: sub-07"))
+    assert copy["cells"][0]["source"] == "# a: sub-07\n\nFrom one series to maps."
+    assert [cell["source"] for cell in copy["cells"][1:]] == ["1", "2", "3"]
+    tags = [cell["metadata"]["tags"] for cell in copy["cells"][1:]]
+    assert tags == [["hide-input"], ["remove-input"], ["hide-cell"]]
+    assert len(json.loads(reader_copy(text))["cells"]) == len(cells), "a chapter keeps its parameters"
+
+
 def test_study_file_is_read_relative_to_itself_and_overridden_by_options(tmp_path):
     path = tmp_path / "STUDY.toml"
     path.write_text(
@@ -276,7 +300,29 @@ def test_a_wrong_study_file_is_refused_and_nothing_is_written(tmp_path, capsys, 
 def test_a_missing_data_set_ends_with_2_and_writes_nothing(project, tmp_path, capsys):
     assert main(["study", "--bids", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
     assert "no such folder" in capsys.readouterr().err
+    root = dataset(tmp_path / "data", **{"01": "x"})
+    assert main(["study", "--bids", str(root), "--out", str(tmp_path / "out"), "--only", "sub-02"]) == 2
+    assert "--only sub-02: no such subject" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_without_what_runs_notebooks_the_extra_is_named_and_nothing_written(project, tmp_path, capsys, monkeypatch):
+    root = dataset(tmp_path / "data", **{"01": "x"})
+    monkeypatch.setitem(sys.modules, "papermill", None)
+    assert main(["study", "--bids", str(root), "--out", str(tmp_path / "out"), "--no-book"]) == 2
+    assert "papermill is not installed" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["site", "stage", "virtual"])
+def test_a_folder_that_no_study_made_is_never_removed(project, tmp_path, capsys, name):
+    root = dataset(tmp_path / "data", **{"01": "x"})
+    (root / name).mkdir()
+    (root / name / "mine.txt").write_text("years of work")
+    assert main(["study", "--bids", str(root), "--out", str(root)]) == 2
+    assert f"{root / name}: is there already" in capsys.readouterr().err
+    assert (root / name / "mine.txt").read_text() == "years of work"
+    assert not (root / ".lock").exists()
 
 
 def test_two_studies_in_one_folder_are_refused(project, tmp_path):
@@ -389,13 +435,9 @@ def test_every_cell_is_told_its_section():
     assert {"What was found", "Perfusion and transit time", "How sure they are"} <= set(names)
 
 
-SELF = """---
-kernelspec: {display_name: Python 3, language: python, name: python3}
----
-
-```{code-cell} python
-:tags: [parameters]
-asl = ""
+SELF = (
+    FRONT
+    + """asl = ""
 measures = ""
 ```
 
@@ -418,6 +460,7 @@ import matplotlib.pyplot as plt
 plt.plot([1, 2]);
 ```
 """
+)
 
 
 @pytest.mark.slow
@@ -441,15 +484,9 @@ def test_notebooks_are_copies_of_one_process_and_the_death_of_one_is_its_own(pro
 
 # What follows runs real fits of tiny brains, with a template that leaves the figures out.
 
-TINY = """---
-kernelspec: {display_name: Python 3, language: python, name: python3}
----
-
-# A subject
-
-```{code-cell} python
-:tags: [parameters]
-asl = ""
+TINY = (
+    FRONT
+    + """asl = ""
 out = ""
 measures = ""
 ```
@@ -466,6 +503,7 @@ write_estimate(person, estimate, out)
 time.sleep(1)
 ```
 """
+)
 
 
 def brains(root: Path, count: int) -> Path:

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,15 @@ def run_study(plan: Study, say: Callable[[str], None] = _print, only: Sequence[s
     subject, take what those processes left, then the group, the chapters and the book.
     """
     check(plan)
+    for module in ("jupytext", "papermill"):  # of an extra; without them every notebook would fail by itself
+        if find_spec(module) is None:
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
     project = find_project()
     out = plan.out.resolve()
     first = replace(plan, participants=(), sessions=()) if uses_virtual(plan) else plan
-    found_subjects(first, project)  # refuses bad input before anything is written
+    known = found_subjects(first, project)  # refuses bad input before anything is written
+    if not uses_virtual(plan):
+        _chosen(known, only)
     chapters = _chapters(plan, project)
     with locked(out, shared=bool(only)):
         if not only:
@@ -133,7 +139,7 @@ def found_subjects(plan: Study, project: Path) -> list[Task]:
         Where a data set cannot be used, or no subject has the labels asked for.
     """
     out = plan.out.resolve()
-    bids = [path.resolve() for path in plan.bids]
+    bids = list(dict.fromkeys(path.resolve() for path in plan.bids))  # the same one twice is one
     if uses_virtual(plan) and any((out / "virtual").glob("sub-*/perf/*_asl.nii.gz")):
         bids.insert(0, out / "virtual")
     estimator, preset = plan.main
@@ -168,15 +174,21 @@ def _chapters(plan: Study, project: Path) -> list[str]:
 def _run_only(
     plan: Study, subjects: Sequence[Task], only: Sequence[str], project: Path, say: Callable[[str], None]
 ) -> int:
+    tasks = _chosen(subjects, only)
+    states = run_tasks(tasks, project / "notebooks", plan.jobs, plan.force, say)
+    failed = [task for task in tasks if states[task.key]["state"] != "done"]
+    for task in failed:
+        print(f"aslpinn: {task.title}: {states[task.key]['error']}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _chosen(subjects: Sequence[Task], only: Sequence[str]) -> list[Task]:
+    """The subjects of these keys; InputError where one is not known."""
     known = {task.key: task for task in subjects}
     for key in only:
         if key not in known:
             raise InputError(f"--only {key}: no such subject; `aslpinn study --list` names those of this study")
-    states = run_tasks([known[key] for key in only], project / "notebooks", plan.jobs, plan.force, say)
-    failed = {key: state for key, state in states.items() if state["state"] != "done"}
-    for key, state in failed.items():
-        print(f"aslpinn: {known[key].title}: {state['error']}", file=sys.stderr)
-    return 1 if failed else 0
+    return [known[key] for key in dict.fromkeys(only)]
 
 
 def _left(task: Task) -> dict[str, Any]:
@@ -306,15 +318,31 @@ def _write_virtual(folder: Path, plan: Study, say: Callable[[str], None]) -> Pat
     return folder
 
 
+#: What is in these folders of OUT is removed when they are made anew.
+REMADE = ("site", "stage", "virtual")
+
+
+def _require_own(out: Path) -> None:
+    """InputError where OUT, in which no study has run, holds something that a study would remove."""
+    if (out / ".lock").exists() or (out / "study.json").exists():
+        return
+    for name in REMADE:
+        if any((out / name).glob("*")):
+            raise InputError(
+                f"{out / name}: is there already, and no study made it; expected an --out without {', '.join(REMADE)}"
+            )
+
+
 @contextmanager
 def locked(out: Path, shared: bool = False) -> Iterator[None]:
     """Make OUT and refuse to run two studies in it at the same time, where the system has file locks.
 
     Processes that each run subjects of their own (shared) exclude whole studies, not each other.
     """
+    _require_own(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        stream = (out / ".lock").open("a")
+        stream = (out / ".lock").open("a+")  # for reading too: NFS grants a shared lock to no other
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror}); expected a folder for the study") from None
     with stream:
