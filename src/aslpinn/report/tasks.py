@@ -19,6 +19,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 #: Sources that do not change what a notebook computes: editing them makes no notebook run again.
 NOT_HASHED = {
     "cli.py",
+    "options.py",
     *(f"report/{name}.py" for name in ("arguments", "cluster", "execute", "forks", "pages", "progress", "runner")),
     *(f"report/{name}.py" for name in ("settings", "site", "study", "tasks")),
     "report/viewer.py",
