@@ -189,6 +189,6 @@ def image_fits(image: Float, fits: Mapping[str, Float], inside: NDArray[np.bool_
         column[0].set_title(name)
         difference = np.where(inside, fit - image, np.nan)
         second = column[1].imshow(difference.T, origin="lower", cmap=error.cmap, vmin=error.low, vmax=error.high)
-    colorbar(first, panels[0], shown)
-    colorbar(second, panels[1], error)
+    for mapped, row, drawn in ((first, panels[0], shown), (second, panels[1], error)):
+        colorbar(mapped, row, drawn).set_label(f"{drawn.name}\n({drawn.unit})")
     return figure
