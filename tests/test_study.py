@@ -20,6 +20,7 @@ from aslpinn.cli import main
 from aslpinn.errors import InputError
 from aslpinn.report.execute import sections
 from aslpinn.report.forks import FORKS
+from aslpinn.report.lock import locked
 from aslpinn.report.pages import failed_page, reader_copy, subjects_page, without_links
 from aslpinn.report.progress import Progress, Table
 from aslpinn.report.runner import cores, run_tasks
@@ -333,6 +334,16 @@ def test_two_studies_in_one_folder_are_refused(project, tmp_path):
         fcntl.flock(stream, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="another study"):
             study([root], out, book=False, chapters=False)
+
+
+def test_a_file_system_without_locks_is_told_on_stderr(project, tmp_path, capsys, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(95, "Operation not supported")))
+    with locked(tmp_path / "out", shared=True):
+        pass
+    told = capsys.readouterr()
+    assert "has no file locks" in told.err
+    assert told.out == "", "--list is read by other programs"
 
 
 def test_the_book_of_this_project_is_found_and_lists_its_chapters():

@@ -70,8 +70,10 @@ def command(arguments: Any) -> int:
 
         print(plan_table(plan.out, max(1, arguments.plan)))
         return 0
-    from .study import found_subjects, locked, run_study, uses_virtual, write_virtual
+    from .lock import locked
+    from .study import found_subjects, run_study
     from .tasks import combined, digests, find_project
+    from .virtual import uses_virtual, write_virtual
 
     if arguments.list:
         check(plan)

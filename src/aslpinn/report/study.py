@@ -15,8 +15,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,19 +24,19 @@ from typing import Any
 from .. import __version__
 from ..errors import InputError
 from .execute import write_atomic
+from .lock import locked
 from .runner import cores, is_current, read_state, run_tasks, sweep
 from .settings import Study, check, read_study
 from .tasks import (
-    PACKAGE,
     Task,
     chapter_tasks,
-    file_digest,
     find_project,
     group_task,
     library_versions,
     stem_of,
     subject_tasks,
 )
+from .virtual import uses_virtual, write_virtual
 
 __all__ = ["Study", "read_study", "run_study", "study"]
 
@@ -123,11 +122,6 @@ def _finish(
 
 def _common(plan: Study) -> dict[str, Any]:
     return {"fast": plan.fast, "seed": plan.seed}
-
-
-def uses_virtual(plan: Study) -> bool:
-    """Whether simulated volunteers are among the subjects."""
-    return plan.virtual or not plan.bids
 
 
 def found_subjects(plan: Study, project: Path) -> list[Task]:
@@ -281,78 +275,3 @@ def summary(plan: Study, tasks: Sequence[Task], states: dict[str, dict[str, Any]
             state |= {"dataset": task.dataset, "series": Path(task.series).name, "title": task.title}
         record[f"{task.kind}s"][task.key] = state
     return record
-
-
-def write_virtual(folder: Path, plan: Study, say: Callable[[str], None] = _print) -> Path:
-    """A BIDS data set of simulated volunteers, each with an anatomy, a perfusion and a noise of its own.
-
-    Written again only where the code that simulates, or a setting, changed; of several processes one writes.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / ".virtual.lock").open("a") as stream:
-        with suppress(ImportError, OSError):
-            import fcntl
-
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        return _write_virtual(folder, plan, say)
-
-
-def _write_virtual(folder: Path, plan: Study, say: Callable[[str], None]) -> Path:
-    sources = sorted([*(PACKAGE / "data").glob("*.py"), *(PACKAGE / "physics").glob("*.py")])
-    wanted = json.dumps([plan.fast, plan.seed, plan.volunteers, *(file_digest(path) for path in sources)])
-    stamp = folder / ".stamp"
-    with suppress(OSError):
-        if stamp.read_text() == wanted and len(list(folder.glob("sub-*/perf/*_asl.nii.gz"))) == plan.volunteers:
-            return folder
-    import shutil
-
-    from ..data import simulate, write_phantom
-
-    say(f"simulating {plan.volunteers} volunteers")
-    shutil.rmtree(folder, ignore_errors=True)  # of an earlier study with more of them
-    for number in range(1, plan.volunteers + 1):
-        coarse: dict[str, Any] = {"voxel_size": (6.0, 6.0, 7.0)} if plan.fast else {}
-        phantom = simulate(seed=plan.seed + number, volunteer=number, **coarse)
-        write_phantom(phantom, folder, subject=f"virtual{number:02d}")
-    write_atomic(stamp, wanted)
-    return folder
-
-
-#: What is in these folders of OUT is removed when they are made anew.
-REMADE = ("site", "stage", "virtual")
-
-
-def _require_own(out: Path) -> None:
-    """InputError where OUT, in which no study has run, holds something that a study would remove."""
-    if (out / ".lock").exists() or (out / "study.json").exists():
-        return
-    for name in REMADE:
-        if any((out / name).glob("*")):
-            raise InputError(
-                f"{out / name}: is there already, and no study made it; expected an --out without {', '.join(REMADE)}"
-            )
-
-
-@contextmanager
-def locked(out: Path, shared: bool = False) -> Iterator[None]:
-    """Make OUT and refuse to run two studies in it at the same time, where the system has file locks.
-
-    Processes that each run subjects of their own (shared) exclude whole studies, not each other.
-    """
-    _require_own(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        stream = (out / ".lock").open("a+")  # for reading too: NFS grants a shared lock to no other
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); expected a folder for the study") from None
-    with stream:
-        with suppress(ImportError):
-            import fcntl
-
-            try:
-                fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"{out}: another study is running there; name another folder with --out") from None
-            except OSError:  # a network file system without locks
-                _print(f"note: {out} has no file locks; nothing keeps two studies apart there")
-        yield
