@@ -124,10 +124,12 @@ def failed_page(task: Task, state: dict[str, Any]) -> str:
         if folder is not None:
             message = message.replace(f"{folder}/", "")
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", message)), default=0))
+    told, verb = ("not fitted", "fitted") if task.kind == "subject" else ("failed", "completed")
+    title = f"{task.title}, {told}" if ": " in task.title else f"{task.title}: {told}"
     return (
-        f"# {task.title}: not fitted\n\n{what} could not be completed. What was reported:\n\n"
+        f"# {title}\n\n{what} could not be {verb}. What was reported:\n\n"
         f"{fence}text\n{message}\n{fence}\n\n## How to mend it\n\n{mend}\n"
-    ).replace(": not fitted", ": not fitted" if task.kind == "subject" else ": failed")
+    )
 
 
 def prose_notebook(text: str) -> str:
