@@ -71,6 +71,17 @@ def test_fit_recovers_what_was_put_in_and_says_where_the_maps_are(
     np.testing.assert_allclose(fitted[inside], measured[inside], rtol=0.01)  # in the input's units
 
 
+def test_options_of_networks_given_to_another_estimator_are_said_to_do_nothing(
+    asl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["fit", str(asl), "--out", str(tmp_path / "out"), "--estimator", "nlls"]
+    assert main([*command, "--epochs", "3", "--preset", "paper"]) == 0
+    notes = [line for line in lines(capsys) if "without effect" in line]
+    assert notes == ["  note: --epochs, --preset: without effect on estimator nlls"]
+    assert main(command) == 0
+    assert "without effect" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -102,9 +102,10 @@ def _fit(arguments: argparse.Namespace) -> int:
     if compiling_seconds(*plan[:2]):
         _say("  the first fit of its kind compiles its loops, once for this installation; that is counted")
 
-    untrained = arguments.estimator == "pinn" and arguments.preset == "default"
-    if untrained and arguments.epochs is not None:
-        _say("  note: preset default is not trained in epochs; --epochs concerns presets network and paper")
+    unused = _unused(arguments)
+    if unused:
+        preset = " with preset default" if arguments.estimator == "pinn" else ""
+        _say(f"  note: {', '.join(unused)}: without effect on estimator {arguments.estimator}{preset}")
     begun = time.perf_counter()
     with ProgressReport() as progress:
         estimate = fit(
@@ -114,7 +115,7 @@ def _fit(arguments: argparse.Namespace) -> int:
             estimator=arguments.estimator,
             preset=arguments.preset,
             members=arguments.members,
-            epochs=None if untrained else arguments.epochs,
+            epochs=None if "--epochs" in unused else arguments.epochs,
             seed=arguments.seed,
             device=arguments.device,
             engine=arguments.engine,
@@ -133,6 +134,16 @@ def _fit(arguments: argparse.Namespace) -> int:
     _say(qc.line(found))
     print(f"{len(written)} maps in {written[0].parent} ({time.perf_counter() - begun:.1f} s)")
     return DONE
+
+
+def _unused(arguments: argparse.Namespace) -> list[str]:
+    """Options of networks that were given to an estimator that trains none: said, not passed over in silence."""
+    if arguments.estimator == "closed-form" or (arguments.estimator == "pinn" and arguments.preset != "default"):
+        return []
+    usual = {"epochs": None, "engine": "auto"}
+    if arguments.estimator != "pinn":
+        usual |= {"members": None, "preset": "default", "device": "cpu"}
+    return [f"--{name}" for name, value in usual.items() if getattr(arguments, name) != value]
 
 
 def _median(values: Any) -> float:

@@ -214,7 +214,7 @@ def _explain(error: Exception, address: str, done: int, total: int, store: Path)
         what = f"cannot be stored in {store} ({error.strerror or error})"
     else:
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
-    return InputError(f"{address}: {what}.\n{kept}")
+    return InputError(f"{address}: {what}\n{kept}")
 
 
 def dicom_to_nifti(folder: Path, out: Path) -> tuple[Path, dict[str, Any]]:

@@ -17,7 +17,8 @@ def read_record(out: Path) -> dict[str, Any]:
         record = json.loads((out / "study.json").read_text(encoding="utf-8"))
         record["subjects"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{out / 'study.json'}: {error}; expected the record of a study that has run") from None
+        said = error.strerror if isinstance(error, OSError) else repr(error)
+        raise InputError(f"{out / 'study.json'}: {said}; expected the record of a study that has run") from None
     return record
 
 

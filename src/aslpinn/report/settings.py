@@ -110,7 +110,8 @@ def read_study(path: Path) -> Study:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: {error}; expected a TOML file") from None
+        said = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path}: {said}; expected a TOML file") from None
     values: dict[str, Any] = {}
     for name, value in table.items():
         if name not in SCHEMA:
