@@ -62,6 +62,28 @@ def test_a_chapter_that_failed_is_staged_as_a_page_that_says_so(project):
     assert b"notebooks/bad" in pages["_toc.yml"]
 
 
+def test_a_book_that_cannot_be_built_leaves_the_one_before_and_a_new_one_takes_its_place(project, monkeypatch):
+    built: list[str] = []
+
+    def build(folder: Path, log: Path) -> bool:
+        built.append(f"number {len(built)}")
+        html = folder / "_build" / "html"
+        html.mkdir(parents=True)
+        (html / "index.html").write_text(built[-1])
+        (html / f"only-in-{len(built)}.html").write_text("")
+        return built[-1] != "number 1"
+
+    monkeypatch.setattr("aslpinn.report.site._jupyter_book", build)
+    tasks, record = run(project)
+    out = project / "out"
+    for expected, text in ((True, "number 0"), (False, "number 0"), (True, "number 2")):
+        (project / "book" / "intro.md").write_text(f"# Intro {len(built)}\n")
+        assert build_site(project, out, tasks, record, say=lambda text: None) is expected
+        assert (out / "site" / "index.html").read_text() == text
+    assert not (out / "site" / "only-in-1.html").exists()
+    assert not (out / "stage").exists()
+
+
 @pytest.mark.slow
 def test_the_book_builds_with_a_chapter_that_failed_and_loads_scripts_where_they_are_needed(project):
     tasks, record = run(project)

@@ -77,7 +77,8 @@ def build_site(
     prune(html / "_static")
     (html / ".nojekyll").touch()  # GitHub Pages leaves out folders that begin with "_" otherwise
     (html / ".stamp").write_text(total.hexdigest())
-    shutil.rmtree(site, ignore_errors=True)
+    if site.exists():  # moved, not removed: the book is gone for no longer than a moment
+        os.replace(site, folder / "replaced")
     os.replace(html, site)
     shutil.rmtree(folder)
     say(f"built in {time.monotonic() - start:.0f} s: {site / 'index.html'}")
