@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import stat
 import subprocess
 import sys
 import time
@@ -558,7 +559,18 @@ def test_killed_in_the_middle_and_run_again_the_maps_are_those_of_an_undisturbed
     assert not [path for path in out.rglob(".*") if path.name not in (".lock", ".bidsignore", ".virtual.lock")]
 
 
-def test_subjects_of_several_data_sets_written_at_the_same_time_leave_every_link(tmp_path):
+@pytest.mark.parametrize("folders", ["lock", "do not lock"])
+def test_subjects_of_several_data_sets_written_at_the_same_time_leave_every_link(tmp_path, monkeypatch, folders):
+    if folders == "do not lock":  # as on NFS
+        fcntl = pytest.importorskip("fcntl")
+        lock = fcntl.flock
+
+        def of_files_only(descriptor: int, how: int) -> None:
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise OSError(9, "Bad file descriptor")
+            lock(descriptor, how)
+
+        monkeypatch.setattr(fcntl, "flock", of_files_only)
     from concurrent.futures import ThreadPoolExecutor
 
     from aslpinn import fit, load_subject, simulate

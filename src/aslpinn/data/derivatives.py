@@ -181,14 +181,20 @@ def _folder_inside(out: Path) -> Path:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, where the system has one: subjects that are fitted side by side share its files."""
+    """Hold the folder's lock, where the system has one: subjects that are fitted side by side share its files.
+
+    On NFS, which locks no folder, a file .lock in it takes its place.
+    """
     with ExitStack() as held:
-        with suppress(ImportError, OSError):  # Windows; a network file system without locks
+        with suppress(ImportError):  # Windows
             import fcntl
 
-            descriptor = os.open(folder, os.O_RDONLY)
-            held.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            for place, how in ((folder, os.O_RDONLY), (folder / ".lock", os.O_RDWR | os.O_CREAT)):
+                with suppress(OSError):
+                    descriptor = os.open(place, how, 0o666)
+                    held.callback(os.close, descriptor)
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                    break
         yield
 
 
