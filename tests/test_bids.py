@@ -348,6 +348,7 @@ BROKEN: dict[str, tuple[Callable[[DataSet], None], str]] = {
     "M0Type missing": (_drop("M0Type"), "M0Type is missing"),
     "M0 not included": (_edit(M0Type="Included"), "M0Type.*m0scan"),
     "no estimate": (_edit(M0Type="Estimate"), "M0Estimate is missing"),
+    "estimate beyond float32": (_edit(M0Type="Estimate", M0Estimate=1e300), r"M0Estimate is 1e\+300"),
     "estimate zero": (_edit(M0Type="Estimate", M0Estimate=0), "M0Estimate is 0"),
     "M0 empty": (_empty_m0, "m0scan.nii.gz.*above zero"),
     "M0 on another grid": (_other_m0, "11 x 13 x 5 voxels"),

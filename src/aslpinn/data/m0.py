@@ -44,7 +44,7 @@ def read_m0(
         raise sidecar.error("M0Type", "Included, Separate or Estimate: without M0 perfusion has no units")
     kind = sidecar.text("M0Type", ("Included", "Separate", "Estimate"))
     if kind == "Estimate":
-        value = sidecar.number("M0Estimate", "the M0 of blood in the series' units, above 0", low=1e-30)
+        value = sidecar.number("M0Estimate", "the M0 of blood in the series' units, above 0", low=1e-30, high=1e30)
         steps.append(f"M0 of blood is {value:g} everywhere (M0Estimate)")
         data = np.full(image.data.shape[:3], value, dtype=np.float32)
         return M0(data, kind, None, 1.0, of_blood=True)
