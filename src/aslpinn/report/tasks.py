@@ -20,8 +20,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 NOT_HASHED = {
     "cli.py",
     "options.py",
-    *(f"report/{name}.py" for name in ("arguments", "cluster", "execute", "forks", "lock", "pages", "progress")),
-    *(f"report/{name}.py" for name in ("runner", "settings", "site", "study", "tasks", "virtual")),
+    *(f"report/{name}.py" for name in ("arguments", "cluster", "execute", "forks", "launch", "lock", "pages")),
+    *(f"report/{name}.py" for name in ("progress", "runner", "settings", "site", "study", "tasks", "virtual")),
     "report/viewer.py",
     "report/sphinx_ext.py",
     "report/group.py",  # these two are inputs of the group's notebook
