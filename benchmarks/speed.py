@@ -5,8 +5,8 @@
 Writes FILE (default build/benchmarks/speed.csv) with the columns case, estimator, voxels, delays, levels, threads,
 seconds, peak_mb, log-log plots with fitted exponents beside it, and says which of the promised ratios are kept (exit
 code 1 where one is not). Cases whose name starts with "step" are seconds of one training step inside a running
-process, the smallest of many; all others are whole processes, import, reading and writing included, the smaller of two
-on the phantom. Empty cells do not apply.
+process, the smallest of many; all others are whole processes, import, reading and writing included, the smallest of
+three on the phantom, all fits by turns. Empty cells do not apply.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from aslpinn import load_subject
 from aslpinn.report import speed
 from aslpinn.report.speed import MILLION, PHANTOM_VOXELS, Row
 from aslpinn.report.steps import Steps
@@ -29,10 +30,12 @@ from aslpinn.report.steps import Steps
 ROOT = Path(__file__).resolve().parents[1]
 ESTIMATORS = ("pinn", "closed-form", "nlls", "vb", "svb", "smoothed")
 
-#: Run in a process of its own: a command of aslpinn, the plain grid fit of a file, or a fit to a synthetic series;
-#: prints the peak memory in kB.
+#: Run in a process of its own: a command of aslpinn, the plain grid fit of a file, the import of a library, or a fit to
+#: a synthetic series; prints the peak memory in kB (that of /proc where there is one: the other is at least as large as
+#: the process was that started this one).
 CHILD = """
 import json, resource, sys
+from pathlib import Path
 task = json.loads(sys.argv[1])
 code = 0
 if "command" in task:
@@ -44,6 +47,8 @@ elif "grid" in task:
     subject = load_subject(task["grid"])
     estimate = fit(subject.series, subject.mask, subject.acquisition, estimator="smoothed", kernel=0.0)
     write_estimate(subject, estimate, task["out"])
+elif "import" in task:
+    __import__(task["import"])
 else:
     from aslpinn import fit
     from aslpinn.report.speed import synthetic, synthetic_m0
@@ -51,7 +56,11 @@ else:
     if task["options"]["estimator"] == "pinn":
         task["options"]["guide"] = synthetic_m0(mask)
     fit(series, mask, timing, voxel_size=(3.0, 3.0, 3.0), **task["options"])
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+peak, own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, Path("/proc/self/status")
+for line in own.read_text().splitlines() if own.is_file() else ():
+    if line.startswith("VmHWM:"):
+        peak = line.split()[1]
+print("peak", peak, file=sys.stderr)
 sys.exit(code)
 """
 
@@ -109,34 +118,45 @@ def measure_threads(quick: bool, cores: int) -> Iterator[Row]:
             yield from step_rows("step by threads", steps, threads, 20, ("torch", "fused"))
 
 
-def whole(case: str, task: dict[str, Any], row: Row, repeats: int, threads: int | None = None) -> Row | None:
-    """The row of a process, run twice where asked (the first may compile); None where it fails, with a line why."""
+def whole(case: str, task: dict[str, Any], row: Row, threads: int | None = None) -> Row | None:
+    """The row of a process; None where it fails, with a line why."""
     try:
-        runs = [process(task, threads) for _ in range(repeats)]
+        seconds, peak = process(task, threads)
     except (RuntimeError, subprocess.TimeoutExpired) as error:
         print(f"{case} {row}: left out, {error}", file=sys.stderr)
         return None
-    return {"case": case, **row, "seconds": min(r[0] for r in runs), "peak_mb": min(r[1] for r in runs)}
+    return {"case": case, **row, "seconds": seconds, "peak_mb": peak}
+
+
+def smallest(rows: list[Row]) -> Row:
+    """The first of repeated rows, with the smallest time and memory of all."""
+    return rows[0] | {name: min(row[name] for row in rows) for name in ("seconds", "peak_mb")}
 
 
 def measure_phantom(quick: bool, cores: int) -> Iterator[Row]:
-    """`aslpinn fit` on a virtual subject of the book (29,804 voxels, 11 volumes), and the plain grid fit of it."""
+    """`aslpinn fit` on a virtual subject of the book (11 volumes), and the plain grid fit of it, by turns."""
     with tempfile.TemporaryDirectory() as folder:
         process({"command": ["simulate", folder, "--subjects", "1"]})
         series = str(next(Path(folder).rglob("*_asl.nii*")))
+        size = {"voxels": int(load_subject(series).mask.sum()), "delays": 11}
         tasks: dict[str, dict[str, Any]] = {"grid": {"grid": series, "out": f"{folder}/out-grid"}}
         for name in ("pinn", "smoothed") if quick else ESTIMATORS:
             tasks[name] = {"command": ["fit", series, "--out", f"{folder}/out-{name}", "--estimator", name]}
         for threads in sorted({cores} if quick else {1, cores}):
-            for name, task in tasks.items():
-                shape = {"estimator": name, "voxels": PHANTOM_VOXELS, "delays": 11, "threads": threads}
-                row = whole("phantom", task, shape, 1 if quick else 2, threads)
-                if row:
-                    yield row
+            found: dict[str, list[Row]] = {name: [] for name in tasks}
+            for _ in range(1 if quick else 3):
+                for name, task in tasks.items():
+                    row = whole("phantom", task, {"estimator": name, **size, "threads": threads}, threads)
+                    found[name] += [row] if row else []
+            yield from (smallest(rows) for rows in found.values() if rows)
+        about = {"estimator": "torch", "threads": cores}
+        loading = [row for _ in range(3) if (row := whole("import", {"import": "torch"}, about, cores))]
+        if loading:
+            yield smallest(loading)
         if not quick:
             command = ["fit", series, "--out", f"{folder}/out-paper", "--preset", "paper", "--epochs", "2"]
-            shape = {"estimator": "paper", "voxels": PHANTOM_VOXELS, "delays": 11, "threads": cores}
-            row = whole("phantom, paper preset, 2 epochs", {"command": command}, shape, 1, cores)
+            shape = {"estimator": "paper", **size, "threads": cores}
+            row = whole("phantom, paper preset, 2 epochs", {"command": command}, shape, cores)
             if row:
                 yield row
 
@@ -153,7 +173,7 @@ def measure_sweep(what: str, quick: bool, cores: int, limit: float) -> Iterator[
         for n, delays in sizes:
             task = {"voxels": n, "delays": delays, "options": options}
             shape = {"estimator": name, "voxels": n, "delays": delays, "threads": cores}
-            row = whole(what, task, shape, 1, cores)
+            row = whole(what, task, shape, cores)
             if row:
                 yield row
             if row is None or (row["seconds"] > limit and name != "pinn"):

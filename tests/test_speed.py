@@ -180,6 +180,29 @@ def test_compiled_loops_are_kept_on_disk_and_do_not_spin_threads():
     assert found > 20
 
 
+COMPILED = """
+import sys
+from importlib import import_module
+from numba.core.dispatcher import Dispatcher
+from aslpinn.report import warm
+sys.argv = ["warm", "networks"]; warm.main()
+sys.argv = ["warm", "voxels"]; warm.main()
+for name in sys.modules.copy():
+    if name.startswith("aslpinn."):
+        for key, value in vars(sys.modules[name]).items():
+            if isinstance(value, Dispatcher) and value.py_func.__module__ == name and not value.overloads:
+                print(name, key)
+"""
+
+
+def test_setup_compiles_every_loop_that_python_calls():
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=True)
+    unused = {line.split()[1] for line in done.stdout.splitlines()}
+    called = {"gradients", "weights_step", "table_gradient_step", "hash_corners", "gather", "explain_voxels"}
+    called |= {"fit_voxels", "sweep", "grid_start", "sigma_point_sums", "shifted_sums", "ball_sums", "linear", "cubic"}
+    assert not unused & called
+
+
 @pytest.mark.slow
 def test_the_benchmark_measures_steps_and_draws_them(tmp_path):
     name = ROOT / "benchmarks" / "speed.py"

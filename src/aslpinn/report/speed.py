@@ -9,7 +9,7 @@ import csv
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,13 @@ def curves(rows: Sequence[Row], case: str, against: str, value: str = "seconds")
     return {name: (np.array(sorted(pairs))[:, 0], np.array(sorted(pairs))[:, 1]) for name, pairs in found.items()}
 
 
+def against(found: Mapping[str, Curve], reference: str, size: float) -> dict[str, Curve]:
+    """The same curves over the value of one estimator at the size nearest to `size`."""
+    sizes, values = found[reference]
+    unit = values[int(np.argmin(np.abs(sizes - size)))]
+    return {name: (n, value / unit) for name, (n, value) in found.items()}
+
+
 def write_rows(path: Path, rows: Iterable[Row], each: Callable[[Row], None] | None = None) -> list[Row]:
     """Write rows to a CSV as they come, so that an interrupted run leaves what it has; returns them."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,12 +137,12 @@ def read_rows(path: Path) -> list[Row]:
 
 @dataclass(frozen=True)
 class Limit:
-    """A ratio that the project promises, as measured: what, at most (or at least), found."""
+    """A ratio (or GB) that the project promises: what, at most (or at least), and as measured, where it has been."""
 
     what: str
     bound: float
-    found: float
     at_least: bool = False
+    found: float = math.nan
 
     @property
     def kept(self) -> bool:
@@ -143,31 +150,52 @@ class Limit:
         return self.found >= self.bound if self.at_least else self.found <= self.bound
 
 
+#: Estimator -> times the grid fit's, whole processes.
+FIT_BOUNDS = {"pinn": 8.0, "closed-form": 3.5}
+PROMISED = (
+    Limit("default fit / grid fit", FIT_BOUNDS["pinn"]),
+    Limit("closed form, one member / grid fit", FIT_BOUNDS["closed-form"]),
+    Limit("plain autograd / paper's step", 35.0, at_least=True),
+    Limit("peak memory of the default fit (GB)", 1.2),
+    Limit("a million voxels / 29,804", 40.0),
+    Limit("peak memory of a million voxels (GB)", 6.0),
+)
+
+
 def limits(rows: Sequence[Row]) -> list[Limit]:
     """The promises that these rows can be held to, as ratios of one run; absent rows leave theirs out."""
     threads = max((row["threads"] for row in rows if row["case"] == "phantom" and row["threads"]), default=None)
     seconds = _table(rows, "phantom", "seconds", threads)
     memory = _table(rows, "phantom", "peak_mb", threads)
-    found = []
+    found: dict[str, float] = {}
     if "grid" in seconds:
-        for name, what, bound in (
-            ("pinn", "default fit / grid fit", 8.0),
-            ("closed-form", "closed form, one member / grid fit", 3.5),
-        ):
+        for name, what in (("pinn", "default fit / grid fit"), ("closed-form", "closed form, one member / grid fit")):
             if name in seconds:
-                found.append(Limit(what, bound, seconds[name] / seconds["grid"]))
+                found[what] = seconds[name] / seconds["grid"]
     steps = _table(rows, "step pointwise", "seconds", threads) or _table(rows, "step pointwise", "seconds", None)
     if {"naive", "fused"} <= set(steps):
-        found.append(Limit("plain autograd / paper's step", 35.0, steps["naive"] / steps["fused"], at_least=True))
+        found["plain autograd / paper's step"] = steps["naive"] / steps["fused"]
     if "pinn" in memory:
-        found.append(Limit("peak memory of the default fit (GB)", 1.2, memory["pinn"] / 1024))
+        found["peak memory of the default fit (GB)"] = memory["pinn"] / 1024
     million = [row for row in rows if row["case"] == "voxels" and row["estimator"] == "pinn"]
     large = [row for row in million if row["voxels"] == MILLION]
     small = [row for row in million if row["voxels"] == PHANTOM_VOXELS]
     if large and small:
-        found.append(Limit("a million voxels / 29,804", 40.0, large[0]["seconds"] / small[0]["seconds"]))
-        found.append(Limit("peak memory of a million voxels (GB)", 6.0, large[0]["peak_mb"] / 1024))
-    return found
+        found["a million voxels / 29,804"] = large[0]["seconds"] / small[0]["seconds"]
+        found["peak memory of a million voxels (GB)"] = large[0]["peak_mb"] / 1024
+    return [replace(limit, found=found[limit.what]) for limit in PROMISED if limit.what in found]
+
+
+def limits_table(rows: Sequence[Row]) -> str:
+    """Markdown: every promise, and what these rows say of it."""
+    found = {limit.what: limit for limit in limits(rows)}
+    lines = ["| | promised | measured |", "| --- | --- | --- |"]
+    for limit in PROMISED:
+        measured = f"{found[limit.what].found:.3g}" if limit.what in found else "not measured"
+        if limit.what in found and not found[limit.what].kept:
+            measured += ", not kept"
+        lines.append(f"| {limit.what} | {'at least' if limit.at_least else 'at most'} {limit.bound:g} | {measured} |")
+    return "\n".join(lines)
 
 
 def _table(rows: Sequence[Row], case: str, value: str, threads: float | None) -> dict[str, float]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..physics import Acquisition, delta_m
+from .speed import PHANTOM_VOXELS, synthetic
 
 
 class Steps:
-    """One training step of the paper preset on random voxels, by four ways of computing the same gradients."""
+    """One training step of the paper preset on random voxels of `synthetic`, by four ways to the same gradients."""
 
     def __init__(self, levels: int = 16, delays: int = 11, batch: int = 1000, objective: str = "pointwise") -> None:
         import torch
@@ -23,12 +23,7 @@ class Steps:
         from ..estimation.problem import Request, prepare
 
         self.torch = torch
-        tau = 3.6 / delays
-        timing = Acquisition(np.full(delays, tau), 0.049 + tau * np.arange(delays - 1, -1, -1))
-        x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in (60, 72, 20)), indexing="ij")
-        mask = x**2 + y**2 + z**2 < 0.75
-        cbf, att = 45 + 20 * np.sin(2 * x) * np.cos(2 * y), 1.2 + 0.3 * y + 0.1 * z
-        series = delta_m(cbf[..., None], att[..., None], timing.post_labeling_delay, tau).astype(np.float32)
+        series, mask, timing = synthetic(PHANTOM_VOXELS, delays)
         config = PRESETS["paper"].with_overrides(levels=levels, batch=batch, objective=objective)
         data = training_data(prepare(series, mask, timing), Request(), config)
         self.config, self.data, self.voxels = config, data, int(mask.sum())

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from matplotlib.ticker import LogLocator
 
-from ..speed import exponent
+from ..speed import Curve, against, exponent
 from .style import CATEGORICAL, METHOD_COLORS, METHOD_MARKERS, styled, subplots
 
-Curve = tuple[NDArray[np.floating], NDArray[np.floating]]
 MARKERS = "osD^vPX"
 COLORS = METHOD_COLORS | {
     "grid": CATEGORICAL[6],
@@ -35,13 +34,13 @@ def scaling(
     """
     figure, grid = subplots(1, len(panels), figsize=(5.2 * len(panels), 4.3), squeeze=False)
     for axes, ((x_label, y_label), found) in zip(grid[0], panels.items(), strict=True):
-        unit = _reference(found, relative_to) if relative_to else 1.0
-        for number, (name, (sizes, values)) in enumerate(found.items()):
+        curves = against(found, *relative_to) if relative_to else found
+        for number, (name, (sizes, values)) in enumerate(curves.items()):
             slope = exponent(sizes, values)
             power = "" if np.isnan(slope) else f", exponent {slope:.2f}"
             axes.plot(
                 sizes,
-                np.asarray(values) / unit,
+                values,
                 marker=METHOD_MARKERS.get(name, MARKERS[number % len(MARKERS)]),
                 color=COLORS.get(name, CATEGORICAL[number % len(CATEGORICAL)]),
                 label=f"{NAMES.get(name, name)}{power}",
@@ -54,8 +53,10 @@ def scaling(
         if ticks.size <= 8:
             axes.set_xticks(ticks, [_short(tick) for tick in ticks])
             axes.minorticks_off()
-        axes.yaxis.set_major_formatter("{x:g}")
         low, high = axes.get_ylim()
+        if high < 50 * low:  # powers of ten alone would leave one tick, or none
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.set_ylim(low, high * (high / low) ** (0.075 * len(found)))  # room for the legend above the curves
         axes.legend(loc="upper left", fontsize=9)
     return figure
@@ -67,12 +68,6 @@ def _short(size: float) -> str:
         if size >= unit:
             return f"{size / unit:.3g}{name}"
     return f"{size:g}"
-
-
-def _reference(found: Mapping[str, Curve], relative_to: tuple[str, float]) -> float:
-    name, size = relative_to
-    sizes, values = found[name]
-    return float(values[int(np.argmin(np.abs(np.asarray(sizes) - size)))])
 
 
 @styled
