@@ -75,7 +75,8 @@ def test_a_data_set_without_usable_repeats_gives_way_to_a_virtual_volunteer(tmp_
     with pytest.raises(InputError, match="measured once only"):
         invivo.split(single)
     asl.with_suffix("").with_suffix(".json").write_text("broken")
-    assert "cannot be used" in invivo.person_with_repeats(tmp_path / "single", fast=True)[1]
+    _, what = invivo.person_with_repeats(tmp_path / "single", fast=True)
+    assert "cannot be used: sub-01/perf/sub-01_asl.json: not valid JSON" in what
     repeated = simulate("mpld6", repeats=2, voxel_size=(9.0, 9.0, 10.0), slice_time=0.04)
     write_phantom(repeated, tmp_path / "repeated")
     found, what = invivo.person_with_repeats(tmp_path / "repeated")

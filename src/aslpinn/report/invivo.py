@@ -40,8 +40,9 @@ def person_with_repeats(
             if halves(person) is not None:
                 return person, f"a person: {person.mask.sum()} voxels, {len(person.acquisition)} difference volumes"
             why = "the first series of the data set has no repeats"
-        except InputError:
-            why = "the first series of the data set cannot be used"
+        except InputError as error:
+            said = str(error).replace(f"{Path(bids)}/", "")  # no reader needs the machine's folders
+            why = f"the first series of the data set cannot be used: {said}"
     size = (6.0, 6.0, 7.0) if fast else (4.5, 4.5, 6.0)
     made = simulate(
         "mpld6", tsnr=PAIR_TSNR, seed=seed, volunteer=2, voxel_size=size,
