@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from browsing import chromium
+from templates import SUBJECT
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
 
 #: Begun first under pytest -n, because they take longest.
-FIRST = ("test_study", "test_fuzz", "test_class", "test_multiscale")
+FIRST = ("test_study_runs", "test_fuzz", "test_class", "test_multiscale")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -48,3 +49,20 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("no ../shared beside the checkout: real data and reference maps are not part of the project")
     return SHARED
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A book with one template and no chapter, in which a test may edit what it likes."""
+    root = tmp_path / "project"
+    (root / "book").mkdir(parents=True)
+    (root / "notebooks").mkdir()
+    (root / "notebooks" / "subject.md").write_text(SUBJECT)
+    (root / "book" / "intro.md").write_text("# Intro\n\n<!-- study tables -->\n")
+    (root / "_config.yml").write_text("title: t\n")
+    (root / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/intro\nparts:\n  - caption: A\n    chapters:\n      - file: notebooks/one\n"
+        "  - caption: Z\n    chapters:\n      - file: book/last\n"
+    )
+    monkeypatch.chdir(root)
+    return root

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from aslpinn.report.tasks import Task, subject_tasks
+
 #: How every template of a subject's page begins; its parameters follow.
 FRONT = """---
 kernelspec: {display_name: Python 3, language: python, name: python3}
@@ -56,6 +58,11 @@ def dataset(root: Path, **subjects: str) -> Path:
         (folder / f"sub-{label}_asl.nii.gz").write_text(content)
         (folder / f"sub-{label}_asl.json").write_text("{}")
     return root
+
+
+def tasks_of(project: Path, *roots: Path, **options) -> list[Task]:
+    """The subjects of data sets, as a study in PROJECT/out would run them."""
+    return subject_tasks(roots, project / "out", project / "notebooks" / "subject.md", {"fast": True}, **options)
 
 
 def program(folder: Path) -> Path:
