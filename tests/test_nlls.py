@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aslpinn import Acquisition, InputError, fit
-from aslpinn.estimation.nlls_powell import HIGH, LOW, reference_voxel, start_from_grid
+from aslpinn.estimation.nlls import HIGH, LOW, reference_voxel, start_from_grid
 from aslpinn.estimation.problem import prepare
 from aslpinn.physics import CBF_PER_FLOW, delta_m
 

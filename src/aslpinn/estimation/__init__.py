@@ -18,7 +18,7 @@ from .problem import Problem, Progress, Request, prepare
 ESTIMATORS: dict[str, str] = {
     "pinn": "presets:fit_pinn",
     "closed-form": "pinn:fit_closed_form",
-    "nlls": "nlls_powell:fit_nlls",
+    "nlls": "nlls:fit_nlls",
     "vb": "variational:fit_vb",
     "svb": "variational:fit_svb",
     "smoothed": "smoothed:fit_smoothed",

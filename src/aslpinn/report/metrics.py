@@ -128,9 +128,12 @@ def coverage(estimate: ArrayLike, sd: ArrayLike, truth: ArrayLike, region: Array
 
 
 def spatial_cov(values: ArrayLike, region: ArrayLike) -> float:
-    """Spatial coefficient of variation: SD / mean (Mutsaerts et al. 2017, doi:10.1177/0271678X16683690)."""
+    """Spatial coefficient of variation: SD / mean (Mutsaerts et al. 2017, doi:10.1177/0271678X16683690).
+
+    NaN where the mean is not positive.
+    """
     (a,) = _inside(region, values)
-    return float(a.std() / a.mean())
+    return float(a.std() / a.mean()) if a.mean() > 0 else float("nan")
 
 
 def contrast(values: ArrayLike, region: ArrayLike, mask: ArrayLike, shell: int = 3) -> float:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from ..physics import delta_m
+from .metrics import spatial_cov
 
 if TYPE_CHECKING:
     from ..data.bids import Subject
@@ -164,13 +165,6 @@ def voxelwise_cbf(subject: Subject, att: ArrayLike) -> Float:
     share = np.divide((model * mean * count).sum(axis=1), energy, out=np.zeros(len(energy)), where=energy > 0)
     out[subject.mask] = 50.0 * share
     return out
-
-
-def spatial_cov(cbf: ArrayLike, region: Mask) -> float:
-    """SD over mean of CBF in a region (Mutsaerts et al. 2017, doi:10.1177/0271678X16683690)."""
-    values = np.asarray(cbf, dtype=float)[region]
-    mean = float(values.mean()) if values.size else 0.0
-    return float(values.std() / mean) if mean > 0 else float("nan")
 
 
 def noise_sd(subject: Subject) -> float:

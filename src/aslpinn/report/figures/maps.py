@@ -182,18 +182,6 @@ def scores(
     return figure
 
 
-@styled
-def tissue_bias(bias: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """Bias of CBF in percent by tissue: panel title -> method -> values over noise seeds, around a line at zero."""
-    figure: Figure = scores(bias, label="bias of mean CBF (%)")
-    for axes in figure.axes:
-        if axes.get_title():
-            axes.axvline(0, color="0.3", linewidth=1)
-            axes.margins(x=0.12)
-            axes.autoscale_view()
-    return figure
-
-
 def slices_through(region: Mask, count: int = 4) -> list[int]:
     """Evenly spaced axial slices through the whole of a region."""
     filled = np.flatnonzero(region.any(axis=(0, 1)))
