@@ -28,28 +28,27 @@ class Steps:
         data = training_data(prepare(series, mask, timing), Request(), config)
         self.config, self.data, self.voxels = config, data, int(mask.sum())
         self.generator = torch.Generator().manual_seed(0)
+        indices = Fields(config, 0, "torch").precompute(data.positions)  # the same for every way
         ways: dict[str, Callable[[Any], object]] = {}
         for name, engine, trainer in (
             ("torch", "torch", AutogradTrainer),
             ("torch, compiled encoding", "fused", AutogradTrainer),
             ("fused", "fused", FusedTrainer),
         ):
-            fields = Fields(config, 0, engine)
-            ways[name] = self._step(trainer(fields, fields.precompute(data.positions), data, config))
+            ways[name] = self._step(trainer(Fields(config, 0, engine), indices, data, config))
         if objective == "pointwise":
-            ways = {"naive": self._naive(Fields(config, 0, "torch")), **ways}
+            ways = {"naive": self._naive(Fields(config, 0, "torch"), indices[0]), **ways}
         self.ways = ways
 
     def _step(self, trainer: Any) -> Callable[[Any], object]:
         return lambda subset: trainer.step(subset, 1e-3, self.generator)
 
-    def _naive(self, fields: Any) -> Callable[[Any], object]:
+    def _naive(self, fields: Any, index: Any) -> Callable[[Any], object]:
         """Everything through autograd: a voxel encoded at each of its times, d/dt by a second pass, plain AdamW."""
         torch, data, config = self.torch, self.data, self.config
         from ..estimation import objectives
 
         encoding = fields.parameter_field.encoding
-        index = encoding.precompute(data.positions)
         optimizer = torch.optim.AdamW(fields.parameters(), lr=config.lr)
 
         def codes(points: Any) -> Any:
