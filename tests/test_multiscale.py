@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from aslpinn import Acquisition, Constants, InputError, fit, load_subject
 from aslpinn.estimation.bayes_linear import Likelihood, LinearFields
+from aslpinn.estimation.guide import depth_features, guide_function
 from aslpinn.estimation.kinetic_kernels import artery, physics_of, sigma_point_sums, tissue
 from aslpinn.estimation.multiscale import ARTERY, repeat_noise
 from aslpinn.estimation.multiscale_field import student_weights
@@ -133,6 +134,30 @@ def test_a_guide_helps_where_cbf_follows_it_and_does_no_harm_where_not(phantom, 
     helped, unhelped = (fit(noisy(series), mask, TIMING, voxel_size=VOXEL, guide=g) for g in (related, unrelated))
     assert score(helped) > score(estimate) + 0.02
     assert score(unhelped) > score(estimate) - 0.01
+
+
+def test_depth_is_a_guide_where_there_is_no_image(rng):
+    """A rim of more flow than the core is found as a function of depth; a mask without a surface has none."""
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in (24, 24, 12)), indexing="ij")
+    radius = np.sqrt(x**2 + y**2 + z**2)
+    mask = radius < 0.95
+    rim = (radius > 0.65)[mask].astype(float)
+    features = depth_features(mask, VOXEL)
+    assert np.abs(features.mean(axis=1)).max() < 1e-12
+    psi = guide_function(features, rim + 0.5 * rng.standard_normal(rim.size), np.ones(rim.size))
+    assert np.corrcoef(psi, rim)[0, 1] > 0.85
+    slab = np.ones((6, 6, 2), bool)
+    flat = depth_features(slab, VOXEL)
+    assert np.abs(flat).max() < 1e-6
+    assert not guide_function(np.zeros_like(flat), rng.standard_normal(72), np.ones(72)).any()
+
+
+def test_restored_maps_vary_as_much_as_the_truth(phantom):
+    """A posterior mean varies less; the local contrast of what is reported has the spread of the truth, or more."""
+    series, mask, cbf, _ = phantom
+    noisier = fit(noisy(series, sd=2 * NOISE), mask, TIMING, voxel_size=VOXEL)
+    assert 0.9 < noisier.cbf[mask].std() / cbf[mask].std() < 1.15
+    assert noisier.info["contrast_restored"][0] > 1.03
 
 
 def test_slice_times_repeats_and_two_delays_are_honored(phantom, rng):
@@ -288,9 +313,9 @@ def test_students_weights_are_one_on_gaussian_residuals_and_small_for_outliers(r
 @pytest.mark.parametrize(
     ("tsnr", "guided", "cbf", "att", "bias"),
     [
-        ("1.5", False, (0.92, 0.95), (0.975, 0.973), 0.035),
+        ("1.5", False, (0.92, 0.95), (0.975, 0.973), 0.03),
         ("1.5", True, (0.938, 0.962), (0.975, 0.973), 0.03),
-        ("0.5", False, (0.76, 0.86), (0.935, 0.93), 0.10),
+        ("0.5", False, (0.775, 0.855), (0.935, 0.93), 0.08),
         ("0.5", True, (0.87, 0.92), (0.935, 0.93), 0.05),
     ],
 )
@@ -310,7 +335,8 @@ def test_reference_phantom(shared, tsnr, guided, cbf, att, bias):
         assert metrics.ssim(values, truth[name], mask) > least[1], name
         for tissue_name in ("gm", "wm"):
             region = metrics.tissue_region(load(tissue_name), mask)
-            assert 0.84 < metrics.coverage(values, sd, truth[name], region) < 0.99, (name, tissue_name)
+            floor = 0.91 if name == "cbf" else 0.87
+            assert floor < metrics.coverage(values, sd, truth[name], region) < 0.99, (name, tissue_name)
             if name == "cbf":
                 assert abs(metrics.relative_bias(values, truth[name], region)) < bias, tissue_name
 

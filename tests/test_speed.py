@@ -94,7 +94,7 @@ from aslpinn.report.speed import synthetic
 from aslpinn import fit
 estimator, voxels = sys.argv[1], int(sys.argv[2])
 series, mask, timing = synthetic(voxels)
-expected = expected_seconds(mask, len(timing), estimator, voxel_size=(3.0, 3.0, 3.0), guided=False)
+expected = expected_seconds(mask, len(timing), estimator, voxel_size=(3.0, 3.0, 3.0))
 began = time.perf_counter()
 fit(series, mask, timing, estimator=estimator, voxel_size=(3.0, 3.0, 3.0))
 print(expected / (time.perf_counter() - began))

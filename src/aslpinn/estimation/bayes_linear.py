@@ -44,8 +44,8 @@ class Likelihood:
 class LinearFields:
     """The prior: fields of given level variances (F, levels), how they make CBF and ATT, and the solver.
 
-    guide (N,) is psi or None, region (N,) is q or None, coupling is rho. Order of the fields: CBF, ATT, that of the
-    guide, CBF and ATT in the region.
+    guide (N,) is psi or None, of depth rather than of an image with `depth`; region (N,) is q or None, coupling is rho.
+    Order of the fields: CBF, ATT, that of the guide, CBF and ATT in the region.
     """
 
     basis: MultiscaleField
@@ -55,6 +55,7 @@ class LinearFields:
     tolerance: float = 5e-3
     iterations: int = 20
     region: Floats | None = None
+    depth: bool = False
     spectrum: Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -161,15 +162,16 @@ class LinearFields:
     def coupling_slope(self, remainder: Floats) -> tuple[float, float]:
         """Derivative of half the remainder's quadratic form by the coupling, and its scale, in the narrow levels.
 
-        The slow ones are left out, but for the guide's: they hold few independent patches to correlate, and are the
-        last to converge.
+        The slow ones are left out, but for those of an image's function: they hold few independent patches to
+        correlate, and are the last to converge. A function of depth is left out: ATT follows depth for its own reasons.
         """
-        variances = np.delete(self.variances[: self.everywhere], 1, axis=0)
+        image = None if self.depth else self.guide
+        variances = np.delete(self.variances[: self.everywhere], 1, axis=0)[: 1 if image is None else 2]
         variances[0, 0] = variances[0, 2 + NARROW :] = 0
         spectrum = self.basis.spectrum(variances)
 
         def cbf_fields(values: Floats) -> Fourier:
-            rows = [values] if self.guide is None else [values, self.guide * values]
+            rows = [values] if image is None else [values, image * values]
             return self.basis.up(np.stack(rows))
 
         of_att = cbf_fields(remainder[1])

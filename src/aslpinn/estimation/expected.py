@@ -57,7 +57,6 @@ def expected_seconds(
     members: int | None = None,
     epochs: int | None = None,
     voxel_size: Sequence[float] = (1.0, 1.0, 1.0),
-    guided: bool = True,
     machine: float | None = None,
 ) -> float:
     """Seconds that `fit` will take here, good to a factor of two.
@@ -74,7 +73,7 @@ def expected_seconds(
     elif estimator == "pinn" and preset == "default":
         grid = _grid_points(mask, voxel_size)
         count = MEMBERS if members is None else members
-        transforms = (2 + guided) * grid * math.log2(grid) / 1e6
+        transforms = 3 * grid * math.log2(grid) / 1e6  # of CBF, ATT and the guide
         start = FIELD_START
         work = FIELD_GRID * transforms * (0.6 + 0.4 * count / MEMBERS) + FIELD_VOXELS * share
         work *= 1.3  # between a brain without arteries and one with, which is fitted twice

@@ -11,8 +11,9 @@ none is set for a data set.
 
 The ensemble are draws from the posterior (each member is the fit of simulated data of its own seed), which give the
 SDs. Then every voxel is weighed on its own: it stays with the field, deviates from it, or holds an artery, by evidence
-learned over the brain (`voxel_mixture`). A guide, such as M0, enters as a function learned from the ASL data times one
-more field; where CBF does not follow the image, that field's variance goes to zero.
+learned over the brain (`voxel_mixture`). A guide such as M0, or else depth below the surface of the mask, enters
+as a function learned from the ASL data times one more field; where CBF does not follow it, that field's variance goes
+to zero (`guide`).
 
 A focal region that is fed much later than its surroundings is beyond what one variance for the whole brain allows. It
 is looked for, and where the evidence is strong it gets levels of its own (`regions`).
@@ -199,9 +200,8 @@ def repeat_noise(problem: Problem) -> float | None:
 def _combine(owner: FieldEstimator, fit: FieldFit, mixture: Mixture) -> _Maps:
     """Means and SDs over the voxel's explanations, with the contrast that shrinkage took off restored.
 
-    A posterior mean is flatter than the truth: high values come out low and low ones high. Local
-    deviations are widened by the factor that makes draws of the model and their estimates equally wide; what a guide
-    carries is not shrunk and is left as it is, and so is a focal region.
+    A posterior mean is flatter than the truth: high values come out low and low ones high. Local deviations are
+    widened by what their spread and that of their errors say was lost; a focal region is left as it is.
     """
     stay, leave = mixture.stay, 1 - mixture.stay
     cbf = stay * fit.cbf + leave * mixture.cbf
@@ -243,7 +243,7 @@ def _flags(problem: Problem, fit: FieldFit, mixture: Mixture, maps: _Maps, noise
 
 def _info(owner: FieldEstimator, fit: FieldFit, mixture: Mixture, noise: float) -> dict[str, Any]:
     names = ["constant", "voxel", *(f"{width:.3g} mm" for width in owner.field.widths)]
-    rows = ["cbf", "att", *(["guide"] if fit.guided is not None else [])]
+    rows = ["cbf", "att", "guide"]
     if fit.region is not None:
         rows += ["region cbf", "region att"]
     return {

@@ -12,7 +12,7 @@ from scipy.special import gammaln
 
 from ..fields.multiscale import MultiscaleField
 from .grid import grid_search
-from .guide import guide_features, smooth_inside
+from .guide import depth_features, guide_features, smooth_inside
 from .kinetic_kernels import physics_of, sigma_point_sums
 from .parallel import over_voxels, workers
 from .problem import Problem
@@ -50,13 +50,15 @@ class FieldFit:
     noise_variance, freedom : float
         Of one volume, and Student's degrees of freedom.
     restore : (2,)
-        SD of the fields' draws over SD of their estimates, for CBF and ATT: what shrinkage takes off the contrast.
+        Factors of the local contrast of CBF and ATT that give back what shrinkage took off it.
     prior_sd : (2,)
         SD of CBF and ATT over the brain in the learned model.
-    guided : (N,) or None
-        psi, the function of the guide.
+    guided : (N,)
+        psi, the function of the guide, or of depth.
     region, found : Region or None
         The focal region that the field has, and the one that its search found.
+    outside : (N,)
+        Probability that a voxel is in no focal region.
     """
 
     cbf: Floats
@@ -71,18 +73,14 @@ class FieldFit:
     freedom: float
     restore: Floats
     prior_sd: Floats
-    guided: NDArray[np.float32] | None
+    guided: NDArray[np.float32]
     region: Region | None
+    outside: Floats
     found: Region | None
     variances: Floats
     coupling: float
     iterations: list[int]
     change: Floats = field(repr=False)
-
-    @property
-    def outside(self) -> Floats:
-        """Probability (N,) that a voxel is in no focal region."""
-        return np.ones(len(self.cbf)) if self.region is None else 1.0 - self.region.member
 
 
 class FieldEstimator:
@@ -99,7 +97,11 @@ class FieldEstimator:
     ) -> None:
         self.problem, self.voxel_size, self.seed, self.report = problem, voxel_size, seed, report
         self.field = MultiscaleField(problem.mask, voxel_size, levels, workers())
-        self.features = None if guide is None else guide_features(guide, problem.mask, voxel_size)
+        self.depth = guide is None
+        if guide is None:
+            self.features = depth_features(problem.mask, voxel_size)
+        else:
+            self.features = guide_features(guide, problem.mask, voxel_size)
         self.pld, row = np.unique(problem.pld.astype(np.float64), axis=0, return_inverse=True)
         n = len(problem.signal)
         self.row = np.zeros(n, np.int64) if len(problem.pld) == 1 else row.ravel().astype(np.int64)

@@ -12,7 +12,7 @@ from ..physics import ATT_BOUNDS
 from .bayes_linear import Likelihood, LinearFields
 from .guide import guide_function
 from .multiscale_field import CBF_UNIT, FREEDOMS, FieldEstimator, FieldFit, student_weights
-from .regions import Region
+from .regions import Region, outside_of
 
 Floats = NDArray[np.float64]
 
@@ -22,6 +22,9 @@ LARGEST = np.array([1.0, 0.2**2, 1.0])
 #: few voxels cannot teach them; they let it be anything physiological that is smooth inside.
 REGION_WIDTHS, REGION_CBF, REGION_ATT = (7.0, 12.0), (0.0, 0.0, 0.3), (0.0, 0.1, 0.3)
 SOLVER_WITH_REGION = 40  # most iterations for the map where a region's fields share voxels with those of the brain
+#: Exponents of the gain that restores the contrast of CBF and ATT: at 1 a map is as varied as the truth, at 2 means
+#: over tissues are unbiased and noise is raised as much. Means over tissues are what is reported of CBF.
+RESTORED = np.array([1.25, 1.0])
 AGAIN = 4  # iterations after a region was put in
 START_ATT_SD, REGION_ATT_SD = 0.15, 0.1  # s, width of the first linearization, of the first with a region at least
 MEMBER_SEEDS = 7919  # keeps the members' seeds apart from those of the hyperparameters
@@ -38,7 +41,7 @@ class FieldRun:
         self.dof = 0.4 * len(y)
         self.scale = 0.0
         self.freedom = FREEDOMS[-1]
-        self.variances = _start_variances(2 if owner.features is None else 3, len(owner.field.widths))
+        self.variances = _start_variances(len(owner.field.widths))
         self.guided: NDArray[np.float32] | None = None
         self.coupling = 0.0
         self.region: Region | None = None
@@ -83,12 +86,12 @@ class FieldRun:
         start = self.scale or float(np.median(squares)) / effective
         self.weight, self.freedom, self.scale = student_weights(squares, effective, start)
         self.likelihood = self._likelihood(sums, self.weight / self.scale)
-        if owner.features is not None and (self.guided is None or len(self.iterations) == 3):
+        if self.guided is None or len(self.iterations) == 3:
             self._learn_guide()
         before = None if self.prior is None else self.prior.spectrum
         member = None if self.region is None else self.region.member.astype(np.float32)
         prior = self.prior = LinearFields(
-            owner.field, self.variances, self.guided, self.coupling, owner.tolerance, owner.solver, member
+            owner.field, self.variances, self.guided, self.coupling, owner.tolerance, owner.solver, member, owner.depth
         )
         if self.u is not None and before is not None:  # the fields stay, their coordinates change with the spectrum
             self.u[: len(before)] *= np.sqrt(before / np.maximum(prior.spectrum[: len(before)], np.float32(1e-20)))
@@ -128,7 +131,6 @@ class FieldRun:
     def _learn_guide(self) -> None:
         cc, ca, _ = self.likelihood.precision.astype(np.float64)
         observed = (self.likelihood.pull[0] - ca * (self.att - self.mean[1])) / np.maximum(cc, 1e-9)
-        assert self.owner.features is not None
         self.guided = guide_function(self.owner.features, observed, cc).astype(np.float32)
         self.u = self.u_sample = None
 
@@ -141,8 +143,8 @@ class FieldRun:
         draw, estimate, left, self.u_sample = prior.sample(self.likelihood, rng, self.u_sample)
         error = estimate - draw
         self.dof = float((error * self.likelihood.apply(error)).sum(dtype=np.float64))
-        found = prior.power(self.likelihood.pull - self.likelihood.apply(self.theta))
         remainder = self.likelihood.pull - self.likelihood.apply(self.theta)
+        found = prior.power(remainder)
         (slope, _), (chance, scale) = prior.coupling_slope(remainder), prior.coupling_slope(left)
         step = float(np.clip(1.5 * (slope - chance) / max(scale, 1e-30), -0.03, 0.03))
         self.coupling = min(self.coupling + step, 0.0)  # less flow never means earlier arrival
@@ -153,9 +155,21 @@ class FieldRun:
         self.variances[: len(ratio), 1:] = np.minimum(learned, LARGEST[: len(ratio), None])
         self.att_sd = max(float(np.sqrt((error[1].astype(np.float64) ** 2).mean())), 1e-3)
 
+    def _restore(self, errors: Sequence[NDArray[np.floating]], there: NDArray[np.bool_]) -> Floats:
+        """Factors (2,) for the local contrast of CBF and ATT, from the voxels that are there.
+
+        The truth's variance is that of the estimate plus that of its errors: `gain` makes the map as varied as the
+        truth, and `gain` squared would make means over tissues unbiased.
+        """
+        lost = np.mean([self.owner.local(e)[:, there].var(axis=1) for e in errors], axis=0)
+        kept = self.owner.local(np.array([self.cbf / CBF_UNIT, self.att]))[:, there].var(axis=1)
+        gain = np.sqrt(1.0 + lost / np.maximum(kept, 1e-12))
+        return np.clip(gain**RESTORED, 1.0, 2.0)
+
     def finish(self, members: int) -> FieldFit:
         """Draw the members and put everything into physical units."""
         assert self.prior is not None
+        assert self.guided is not None
         owner, unit = self.owner, np.array([CBF_UNIT, 1.0])
         draws, estimates = [], []
         for k in range(members):
@@ -164,16 +178,11 @@ class FieldRun:
             draws.append(draw)
             estimates.append(estimate)
             owner.report(f"member {k + 1} of {members}")
-        outside = np.ones(len(self.cbf)) if self.region is None else 1.0 - self.region.member
-        there = outside > 0.95
+        outside = outside_of(self.region, len(self.cbf))
         local = [owner.local(values) for values in estimates]
-        spread = np.mean([owner.local(values)[:, there].std(axis=1) for values in draws], axis=0)
-        flat = np.mean([values[:, there].std(axis=1) for values in local], axis=0)
-        restore = np.clip(spread / np.maximum(flat, 1e-12), 1.0, 2.0)
-        if self.guided is not None and self.guided.std() > 0:
-            restore[0] = 1 + (restore[0] - 1) * (1 - np.corrcoef(self.guided, self.cbf)[0, 1] ** 2)
         precision = self.likelihood.precision
         errors = [e - d for e, d in zip(estimates, draws, strict=True)]
+        restore = self._restore(errors, outside > 0.95)
         restored = [e + (restore[:, None] - 1) * outside * v for e, v in zip(errors, local, strict=True)]
         pair: Floats = np.array([[unit[0] ** 2], [unit[0]], [1.0]])
         left = self.likelihood.pull - self.likelihood.apply(self.theta)
@@ -192,6 +201,7 @@ class FieldRun:
             prior_sd=np.mean([d.std(axis=1) for d in draws], axis=0) * unit,
             guided=self.guided,
             region=self.region,
+            outside=outside,
             found=self.found,
             variances=self.variances,
             coupling=self.coupling,
@@ -200,13 +210,12 @@ class FieldRun:
         )
 
 
-def _start_variances(fields: int, levels: int) -> Floats:
-    """Variances (F, levels + 2) before any is learned; the constant's are those of a broad prior of the mean."""
-    variances = np.zeros((fields, levels + 2))
+def _start_variances(levels: int) -> Floats:
+    """Variances (3, levels + 2) before any is learned; the constant's are those of a broad prior of the mean."""
+    variances = np.zeros((3, levels + 2))
     variances[0] = [4.0, 0.005, *[0.4 / levels] * levels]
     variances[1] = [1.0, 0.001, *[0.02] * levels]
-    if fields == 3:
-        variances[2, 0], variances[2, -2] = 0.2, 0.02
+    variances[2, 0], variances[2, -2] = 0.2, 0.02
     return variances
 
 

@@ -69,6 +69,11 @@ class Region:
         return int((self.member > 0.5).sum())
 
 
+def outside_of(region: Region | None, size: int) -> Floats:
+    """Probability (N,) of each of `size` voxels that it is in no focal region."""
+    return np.ones(size) if region is None else 1.0 - region.member
+
+
 class RegionSearch:
     """The search on one mask and one acquisition; arguments as for the kernels of `kinetic_kernels`."""
 
