@@ -220,3 +220,18 @@ def test_perfusion_survives_three_millimeters_and_degrees(shared, order: int) ->
         off[name] = float(np.mean(np.abs(share - 1) * perfusion[inside]))
     assert off["moved"] > 5 * off["still"]
     assert off["corrected"] < 1.2 * off["still"], off
+
+
+def test_a_registration_that_fails_says_what_and_why():
+    from aslpinn.data import registration
+    from aslpinn.errors import InputError
+
+    sitk = pytest.importorskip("SimpleITK")
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMeanSquares()
+    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-2, 5)
+    method.SetInitialTransform(sitk.Euler3DTransform(), inPlace=True)
+    apart = sitk.Image(8, 8, 8, sitk.sitkFloat32), sitk.Image(8, 8, 8, sitk.sitkFloat32)
+    apart[1].SetOrigin((1000.0, 0.0, 0.0))
+    with pytest.raises(InputError, match=r"M0 cannot be registered \(.+\)"):
+        registration.run(method, *apart, "M0 cannot be registered")

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from ..errors import InputError
+from . import registration
 
 Float = NDArray[np.float64]
 
@@ -159,11 +160,7 @@ def _register(fixed: Any, moving: Any, start: Any, region: Any, threads: int) ->
     method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-2, 150, gradientMagnitudeTolerance=1e-8)
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(transform, inPlace=True)
-    try:
-        method.Execute(fixed, moving)
-    except RuntimeError as error:  # as where the mask is a handful of voxels
-        said = (str(error).strip().splitlines() or [""])[-1][:100]
-        raise InputError(f"tissue maps: the template cannot be registered to M0 ({said})") from error
+    registration.run(method, fixed, moving, "tissue maps: the template cannot be registered to M0")
     return transform
 
 

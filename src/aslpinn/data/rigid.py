@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..errors import InputError
+from . import registration
 from .sampling import cubic, linear
 
 Float = NDArray[np.float64]
@@ -212,9 +213,6 @@ def register_by_information(grid: Grid, reference: Float, volume: Float, threads
     method.SetOptimizerScalesFromPhysicalShift()
     transform = sitk.Euler3DTransform()
     method.SetInitialTransform(transform, inPlace=True)
-    try:
-        method.Execute(image(np.asarray(reference)), image(np.asarray(volume)))
-    except RuntimeError as error:
-        said = (str(error).strip().splitlines() or [""])[-1][:100]
-        raise InputError(f"motion correction: M0 and the series cannot be registered ({said})") from error
+    images = image(np.asarray(reference)), image(np.asarray(volume))
+    registration.run(method, *images, "motion correction: M0 and the series cannot be registered")
     return Rigid(np.array(transform.GetMatrix()).reshape(3, 3), np.array(transform.GetTranslation()))
