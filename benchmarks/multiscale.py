@@ -26,8 +26,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from aslpinn import Acquisition, fit, load_subject, simulate
+from aslpinn.maps import metrics
 from aslpinn.physics import delta_m
-from aslpinn.report import metrics
 
 VOXEL_SIZE = (3.0, 3.0, 7.0)  # mm
 LINES = {"none": (False,), "m0": (True,), "both": (False, True)}

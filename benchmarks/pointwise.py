@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from aslpinn.report import ablations
+from aslpinn_book.chapters import ablations
 
 
 def main() -> None:

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from aslpinn import load_subject
-from aslpinn.report import speed
-from aslpinn.report.speed import MILLION, PHANTOM_VOXELS, Row
-from aslpinn.report.steps import Steps
+from aslpinn_book.chapters import speed
+from aslpinn_book.chapters.speed import MILLION, PHANTOM_VOXELS, Row
+from aslpinn_book.chapters.steps import Steps
 
 ROOT = Path(__file__).resolve().parents[1]
 ESTIMATORS = ("pinn", "closed-form", "nlls", "vb", "svb", "smoothed")
@@ -51,7 +51,7 @@ elif "import" in task:
     __import__(task["import"])
 else:
     from aslpinn import fit
-    from aslpinn.report.speed import synthetic, synthetic_m0
+    from aslpinn_book.chapters.speed import synthetic, synthetic_m0
     series, mask, timing = synthetic(task["voxels"], task["delays"])
     if task["options"]["estimator"] == "pinn":
         task["options"]["guide"] = synthetic_m0(mask)
@@ -182,7 +182,7 @@ def measure_sweep(what: str, quick: bool, cores: int, limit: float) -> Iterator[
 
 def draw(rows: list[Row], folder: Path) -> None:
     """Log-log plots with fitted exponents of whatever the rows hold, as PNG files beside the CSV."""
-    from aslpinn.report import figures
+    from aslpinn_book.chapters import figures
 
     for case, against, label in (
         ("voxels", "voxels", "voxels"),

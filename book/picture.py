@@ -12,7 +12,8 @@ import argparse
 from pathlib import Path
 
 from aslpinn import fit, simulate
-from aslpinn.report import figures, group
+from aslpinn_book.chapters import figures
+from aslpinn_book.study import group
 
 STATIC = Path(__file__).parent / "_static"
 

@@ -9,7 +9,7 @@ import torch
 from aslpinn import Acquisition, InputError
 from aslpinn.estimation.config import FitConfig
 from aslpinn.estimation.objectives import Durations
-from aslpinn.report import ablations, figures
+from aslpinn_book.chapters import ablations, figures
 
 
 @pytest.fixture(scope="module")

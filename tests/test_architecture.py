@@ -17,7 +17,7 @@ ALLOWED = {
     "fields": set(),
     "data": {"physics"},
     "estimation": {"physics", "fields"},
-    "report": {"physics", "fields", "data", "estimation"},
+    "maps": {"physics", "fields", "data", "estimation"},
 }
 EVERYWHERE = {"errors", "__version__"}
 
@@ -63,7 +63,7 @@ def test_every_folder_of_the_package_is_a_room() -> None:
 def test_the_reader_of_imports_sees_every_form() -> None:
     source = """
 import aslpinn.data.bids
-from aslpinn import report
+from aslpinn import maps
 from aslpinn.physics import delta_m
 from .networks import Siren
 from ..errors import InputError
@@ -73,7 +73,7 @@ def late():
     import numpy
 """
     found = imported(source, ("fields", "encoding"))
-    assert found == {"data", "report", "physics", "fields", "errors", "estimation", "cli"}
+    assert found == {"data", "maps", "physics", "fields", "errors", "estimation", "cli"}
 
 
 def test_importing_the_package_loads_no_heavy_library() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aslpinn import Estimate, InputError, simulate
-from aslpinn.report import benchmark, benchmark_tables, figures
+from aslpinn_book.chapters import benchmark, benchmark_tables, figures
 
 COARSE = (8.0, 8.0, 14.0)
 

@@ -17,7 +17,7 @@ import pytest
 from browsing import axe_script, complaints, move_every_control, violations
 
 from aslpinn.cli import main
-from aslpinn.report.site import chapters_of
+from aslpinn_book.study.site import chapters_of
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = [f"notebooks/{name}.html" for name in chapters_of(ROOT)]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from aslpinn import Acquisition, Constants, fit, simulate
 from aslpinn.data.protocols import PROTOCOLS
+from aslpinn.maps import metrics
 from aslpinn.physics import cramer_rao, delta_m, fisher_information, hadamard, sensitivities, single_delay_cbf
-from aslpinn.report import metrics
 
 ONE_IMAGE = 0.003  # noise SD of an image as a share of M0b
 

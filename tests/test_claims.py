@@ -15,8 +15,9 @@ from aslpinn.data.anatomy import build_anatomy
 from aslpinn.errors import InputError
 from aslpinn.estimation.slopes import match_slope
 from aslpinn.fields import MultiresHashEncoding, Siren
-from aslpinn.report import calibration, metrics
-from aslpinn.report.pages import labels_of, without_links
+from aslpinn.maps import metrics
+from aslpinn_book.chapters import calibration
+from aslpinn_book.study.pages import labels_of, without_links
 
 VOXEL = (9.0, 9.0, 9.0)
 

@@ -12,7 +12,7 @@ import pytest
 
 from aslpinn import Acquisition
 from aslpinn.errors import FitError
-from aslpinn.report import classroom
+from aslpinn_book.chapters import classroom
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ("class-kinetics", "class-losses")

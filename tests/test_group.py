@@ -14,8 +14,9 @@ from hypothesis.extra.numpy import arrays
 from aslpinn import fit, load_subject, simulate
 from aslpinn.data import write_phantom
 from aslpinn.errors import InputError
-from aslpinn.report import figures, group, measures
-from aslpinn.report.group import Member
+from aslpinn_book.chapters import figures
+from aslpinn_book.study import group, measures
+from aslpinn_book.study.group import Member
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -108,7 +109,7 @@ def test_what_is_outside_its_usual_range_is_listed_with_whose_it_is():
 
 
 def test_flags_are_called_by_the_names_that_quality_gives_them():
-    from aslpinn.report import qc
+    from aslpinn.maps import quality as qc
 
     assert set(group.FLAGS) == set(qc.THRESHOLDS)
 
@@ -206,7 +207,7 @@ def test_points_near_the_largest_value_lie_inside_the_frame():
 
 @pytest.mark.slow
 def test_the_group_notebook_reads_without_a_study(tmp_path):
-    from aslpinn.report.execute import execute
+    from aslpinn_book.study.execute import execute
 
     state = execute(ROOT / "notebooks" / "group.md", tmp_path / "group.ipynb", {"fast": True}, tmp_path)
     assert state["error"] is None

@@ -9,8 +9,8 @@ import pytest
 
 from aslpinn import InputError, simulate
 from aslpinn.data import write_phantom
-from aslpinn.report import figures, invivo
-from aslpinn.report.tasks import chapter_tasks, digest
+from aslpinn_book.chapters import figures, invivo
+from aslpinn_book.study.tasks import chapter_tasks, digest
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from aslpinn.report import launch
+from aslpinn_book.study import launch
 
 ROOT = Path(__file__).resolve().parents[1]
 URL = "https://github.com/someone/perfusion"
@@ -78,7 +78,7 @@ def test_directives_and_roles_become_what_jupyter_shows():
 
 
 def chapters() -> list[Path]:
-    from aslpinn.report.site import chapters_of
+    from aslpinn_book.study.site import chapters_of
 
     files = [ROOT / "notebooks" / f"{name}.md" for name in chapters_of(ROOT)]
     return [file for file in files if file.is_file()]

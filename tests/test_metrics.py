@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from aslpinn import InputError
-from aslpinn.report import metrics
+from aslpinn.maps import metrics
 
 
 @pytest.fixture

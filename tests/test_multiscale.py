@@ -16,8 +16,8 @@ from aslpinn.estimation.multiscale import ARTERY, repeat_noise
 from aslpinn.estimation.multiscale_field import student_weights
 from aslpinn.estimation.problem import prepare
 from aslpinn.fields.multiscale import MultiscaleField
+from aslpinn.maps import metrics
 from aslpinn.physics import apparent_t1, arterial, delta_m
-from aslpinn.report import metrics
 
 TAU, PLD = np.full(11, 0.327), 0.049 + 0.327 * np.arange(10, -1, -1)
 TIMING = Acquisition(TAU, PLD)

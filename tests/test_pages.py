@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from templates import dataset, tasks_of
 
-from aslpinn.report.execute import sections
-from aslpinn.report.pages import failed_page, reader_copy, subjects_page, without_links
-from aslpinn.report.progress import Progress, Table
-from aslpinn.report.site import SIDEBAR_LIMIT, stage
-from aslpinn.report.study import Study, summary
+from aslpinn_book.study.execute import sections
+from aslpinn_book.study.pages import failed_page, reader_copy, subjects_page, without_links
+from aslpinn_book.study.progress import Progress, Table
+from aslpinn_book.study.site import SIDEBAR_LIMIT, stage
+from aslpinn_book.study.study import Study, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 

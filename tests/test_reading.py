@@ -12,7 +12,8 @@ from aslpinn import Estimate, fit, load_subject, simulate
 from aslpinn.cli import main
 from aslpinn.data import write_phantom
 from aslpinn.data.motion import Motion
-from aslpinn.report import qc, reading
+from aslpinn.maps import caveats as reading
+from aslpinn.maps import quality as qc
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from aslpinn.estimation import regions
 from aslpinn.estimation.kinetic_kernels import physics_of
 from aslpinn.estimation.multiscale import REGION
 from aslpinn.estimation.regions import RegionSearch
+from aslpinn.maps import metrics
 from aslpinn.physics import delta_m
-from aslpinn.report import metrics
 
 TAU, PLD = np.full(11, 0.327), 0.049 + 0.327 * np.arange(10, -1, -1)
 TIMING = Acquisition(TAU, PLD)

@@ -7,9 +7,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
 
-from aslpinn.report.forks import Forks
-from aslpinn.report.progress import Progress
-from aslpinn.report.tasks import Task
+from aslpinn_book.study.forks import Forks
+from aslpinn_book.study.progress import Progress
+from aslpinn_book.study.tasks import Task
 
 
 def test_jobs_of_a_new_server_do_not_hear_that_the_one_before_has_ended() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from browsing import without_tags
 
-from aslpinn.report.site import build_site, prune, stage
-from aslpinn.report.study import Study, summary
-from aslpinn.report.tasks import Task
+from aslpinn_book.study.site import build_site, prune, stage
+from aslpinn_book.study.study import Study, summary
+from aslpinn_book.study.tasks import Task
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -73,7 +73,7 @@ def test_a_book_that_cannot_be_built_leaves_the_one_before_and_a_new_one_takes_i
         (html / f"only-in-{len(built)}.html").write_text("")
         return built[-1] != "number 1"
 
-    monkeypatch.setattr("aslpinn.report.site._jupyter_book", build)
+    monkeypatch.setattr("aslpinn_book.study.site._jupyter_book", build)
     tasks, record = run(project)
     out = project / "out"
     for expected, text in ((True, "number 0"), (False, "number 0"), (True, "number 2")):

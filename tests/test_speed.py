@@ -18,7 +18,7 @@ import aslpinn
 from aslpinn.cli import ProgressReport
 from aslpinn.errors import InputError
 from aslpinn.estimation.expected import expected_seconds, in_words
-from aslpinn.report import figures, speed
+from aslpinn_book.chapters import figures, speed
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"torch", "matplotlib", "nilearn", "SimpleITK", "pandas", "jupytext", "papermill", "scipy.stats"}
@@ -90,7 +90,7 @@ def test_figures_show_exponents_and_ratios():
 FIRST_FIT = """
 import json, sys, time
 from aslpinn.estimation.expected import expected_seconds
-from aslpinn.report.speed import synthetic
+from aslpinn_book.chapters.speed import synthetic
 from aslpinn import fit
 estimator, voxels = sys.argv[1], int(sys.argv[2])
 series, mask, timing = synthetic(voxels)
@@ -184,7 +184,7 @@ COMPILED = """
 import sys
 from importlib import import_module
 from numba.core.dispatcher import Dispatcher
-from aslpinn.report import warm
+from aslpinn_book import warm
 sys.argv = ["warm", "networks"]; warm.main()
 sys.argv = ["warm", "voxels"]; warm.main()
 for name in sys.modules.copy():

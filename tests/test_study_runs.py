@@ -15,8 +15,8 @@ import pytest
 from templates import FRONT, dataset, tasks_of
 
 from aslpinn.cli import main
-from aslpinn.report.forks import FORKS
-from aslpinn.report.runner import cores, run_tasks
+from aslpinn_book.study.forks import FORKS
+from aslpinn_book.study.runner import cores, run_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
 

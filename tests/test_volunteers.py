@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from aslpinn import Estimate, InputError
-from aslpinn.report import figures, volunteers
-from aslpinn.report.benchmark import Method
+from aslpinn_book.chapters import figures, volunteers
+from aslpinn_book.chapters.benchmark import Method
 
 COARSE = (7.0, 7.0, 8.0)
 

@@ -16,11 +16,11 @@ from numpy.testing import assert_allclose
 from aslpinn.errors import InputError
 from aslpinn.fields import MultiresHashEncoding
 from aslpinn.fields.encoding import grid_levels
+from aslpinn.maps.style import QUANTITIES
 from aslpinn.physics import Acquisition, Constants, delta_m, hadamard
-from aslpinn.report import widgets
-from aslpinn.report.figures.style import QUANTITIES
-from aslpinn.report.tasks import Task
-from aslpinn.report.viewer import map_files, small_copy, write_viewer
+from aslpinn_book.chapters import widgets
+from aslpinn_book.study.tasks import Task
+from aslpinn_book.study.viewer import map_files, small_copy, write_viewer
 
 STATIC = Path(__file__).resolve().parents[1] / "book" / "_static"
 
@@ -288,7 +288,7 @@ def test_the_training_film_holds_what_was_given():
 
 def test_snapshots_end_where_the_fit_does(rng):
     from aslpinn import fit
-    from aslpinn.report.training import snapshots
+    from aslpinn_book.chapters.training import snapshots
 
     mask = brain((6, 6, 4))
     timing = Acquisition([1.8] * 3, [0.5, 1.2, 2.0])

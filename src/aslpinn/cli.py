@@ -25,8 +25,9 @@ Progress = Callable[[int, int, str], None]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 a subject failed, 2 the input or the arguments are wrong."""
+    given = sys.argv[1:] if argv is None else argv
     try:
-        arguments = parser().parse_args(argv)
+        arguments = parser(given).parse_args(given)
     except SystemExit as done:  # --help and --version, or wrong arguments
         return int(done.code or DONE)
     debug = arguments.debug
@@ -124,7 +125,7 @@ def _fit(arguments: argparse.Namespace) -> int:
             guide=subject.m0,
             **{name: value for name in ("vb_start", "arterial") if (value := getattr(arguments, name))},
         )
-    from .report import qc
+    from .maps import quality as qc
 
     found = qc.quality(subject, estimate)
     written = write_estimate(subject, estimate, arguments.out, qc.beside(subject, estimate, found))
@@ -277,8 +278,9 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
 
 def _benchmark(arguments: argparse.Namespace) -> int:
+    from aslpinn_book.chapters import benchmark, benchmark_tables
+
     from .data.derivatives import staging
-    from .report import benchmark, benchmark_tables
 
     with staging(arguments.out, keep=False):  # refused now, not after the fits
         pass
@@ -299,7 +301,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
 
 
 def _study(arguments: argparse.Namespace) -> int:
-    from .report.arguments import command
+    from aslpinn_book.study.arguments import command
 
     return command(arguments)
 

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
-from .report.arguments import add_arguments
-from .report.settings import ESTIMATORS, PRESETS
+
+ESTIMATORS = ("pinn", "closed-form", "nlls", "vb", "svb", "smoothed", "basil")
+PRESETS = ("default", "network", "paper")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of all commands, which it names in `command`; wrong arguments end it with 2, in one line."""
+def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of all commands, which it names in `command`; wrong arguments end it with 2, in one line.
+
+    argv: what will be parsed; the arguments of `study` belong to the book and are declared where it is called.
+    """
     made = _Parser(prog="aslpinn", description="Perfusion maps from arterial spin labeling MRI.")
     made.add_argument("--version", action="version", version=f"aslpinn {__version__}")
     commands = made.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_fit, _add_check, _add_decode, _add_simulate, _add_benchmark, _add_fetch, _add_study):
+    for add in (_add_fit, _add_check, _add_decode, _add_simulate, _add_benchmark, _add_fetch):
         add(commands)
+    study = _command(commands, "study", "Fit every subject, run the chapters, build the book.")
+    if "study" in argv:
+        from aslpinn_book.study.arguments import add_arguments
+
+        add_arguments(study)
     return made
 
 
@@ -168,7 +178,3 @@ def _add_benchmark(commands: Any) -> None:
     )
     command.add_argument("--tsnr", action="append", type=float, metavar="X", help="1.5 and 0.5 by default; repeatable")
     command.add_argument("--seeds", type=_positive, metavar="N", help="noise seeds (default: 3)")
-
-
-def _add_study(commands: Any) -> None:
-    add_arguments(_command(commands, "study", "Fit every subject, run the chapters, build the book."))

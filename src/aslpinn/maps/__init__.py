@@ -1,0 +1,1 @@
+"""What is said of maps: metrics, quality, what can and cannot be read from them, their figures."""

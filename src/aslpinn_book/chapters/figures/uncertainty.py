@@ -1,0 +1,142 @@
+"""Figures of the chapter on uncertainty: SD maps, reliability, z-scores, where intervals fail, means of regions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+from numpy.typing import NDArray
+
+from aslpinn.maps.style import (
+    CATEGORICAL,
+    METHOD_COLORS,
+    METHOD_MARKERS,
+    QUANTITIES,
+    Quantity,
+    colorbar,
+    styled,
+    subplots,
+)
+
+from .maps import draw_slice
+
+Float = NDArray[np.floating]
+Mask = NDArray[np.bool_]
+
+
+def _color(name: str, place: int) -> str:
+    return METHOD_COLORS.get(name, CATEGORICAL[place % len(CATEGORICAL)])
+
+
+def _wide_enough(quantity: Quantity, shown: Sequence[Float]) -> Quantity:
+    """An SD's range up to the largest 90th percentile of what is shown; other quantities as they are."""
+    if not quantity.name.startswith("SD"):
+        return quantity
+    return replace(quantity, high=float(max(np.percentile(values, 90) for values in shown)))
+
+
+@styled
+def sd_maps(rows: Mapping[str, Mapping[str, Float]], mask: Mask, k: int) -> Figure:
+    """One axial slice: a row an estimator, a column a key of QUANTITIES ("cbf", "cbf_sd", "att", "att_sd")."""
+    keys = list(next(iter(rows.values())))
+    drawn = {
+        key: _wide_enough(QUANTITIES[key], [maps[key][..., k][mask[..., k]] for maps in rows.values()]) for key in keys
+    }
+    figure, grid = subplots(len(rows), len(keys), figsize=(2.1 * len(keys), 2.5 * len(rows) + 0.6), squeeze=False)
+    for row, (name, maps) in zip(grid, rows.items(), strict=True):
+        images = [draw_slice(axes, maps[key], mask, k, drawn[key]) for axes, key in zip(row, keys, strict=True)]
+        row[0].set_title(name, loc="left")
+    for column, (image, key) in enumerate(zip(images, keys, strict=True)):
+        colorbar(image, grid[:, column], QUANTITIES[key], location="bottom", shrink=0.9)
+    return figure
+
+
+@styled
+def reliability(levels: Sequence[float], panels: Mapping[str, Mapping[str, Float]]) -> Figure:
+    """Observed against nominal coverage in %: panel's title -> estimator -> (levels,) shares; the diagonal is right."""
+    columns = 2
+    rows = -(-len(panels) // columns)
+    figure, grid = subplots(rows, columns, figsize=(7.6, 3.3 * rows + 0.5), sharex=True, sharey=True, squeeze=False)
+    nominal = 100 * np.asarray(levels)
+    for axes, (title, curves) in zip(grid.flat, panels.items(), strict=False):
+        axes.plot([0, 100], [0, 100], "--", color="0.4", linewidth=1)
+        for place, (name, shares) in enumerate(curves.items()):
+            axes.plot(
+                nominal, 100 * shares, marker=METHOD_MARKERS.get(name, "o"), color=_color(name, place), label=name,
+                markersize=5, linewidth=1.4,
+            )  # fmt: skip
+        axes.set(title=title, xlim=(0, 101), ylim=(0, 101))
+        axes.set_aspect("equal")
+    for axes in grid[-1]:
+        axes.set_xlabel("interval's probability (%)")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("truths inside (%)")
+    names = list(next(iter(panels.values())))
+    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(6, len(names)))
+    return figure
+
+
+@styled
+def z_histograms(panels: Mapping[str, Mapping[str, Float]]) -> Figure:
+    """Histograms of error / SD, a panel a title, a line an estimator, against the standard normal distribution."""
+    figure, grid = subplots(1, len(panels), figsize=(4.0 * len(panels), 3.5), sharey=True, squeeze=False)
+    highest = 0.42
+    edges = np.linspace(-6, 6, 61)
+    middle = (edges[1:] + edges[:-1]) / 2
+    for axes, (title, scores) in zip(grid[0], panels.items(), strict=True):
+        axes.fill_between(middle, np.exp(-(middle**2) / 2) / np.sqrt(2 * np.pi), color="0.85", label="standard normal")
+        for place, (name, values) in enumerate(scores.items()):
+            density, _ = np.histogram(np.clip(values, -6, 6), edges, density=True)
+            highest = max(highest, 1.04 * float(density.max()))
+            axes.plot(middle, density, ("-", "--", "-.")[place % 3], color=_color(name, place), label=name)
+        for edge in (-1.96, 1.96):
+            axes.axvline(edge, color="0.5", linewidth=0.8)
+        axes.set(title=title, xlabel="error / SD", xlim=(-6, 6))
+    grid[0, 0].set(ylabel="density", ylim=(0, highest))
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+@styled
+def standardized_errors(rows: Mapping[str, tuple[Float, Mask]], slices: Sequence[int]) -> Figure:
+    """Maps of error / SD: title -> (map, mask), a row each, a column an axial slice, one color bar."""
+    quantity = Quantity("error / SD", "", "PuOr_r", -4.0, 4.0)
+    figure, grid = subplots(len(rows), len(slices), figsize=(1.6 * len(slices) + 1.2, 1.95 * len(rows)), squeeze=False)
+    for row, (name, (values, mask)) in zip(grid, rows.items(), strict=True):
+        for axes, k in zip(row, slices, strict=True):
+            image = draw_slice(axes, values, mask, k, quantity)
+        row[0].set_title(name, loc="left")
+    colorbar(image, grid, quantity, shrink=0.6)
+    return figure
+
+
+@styled
+def regional_means(
+    count: Float, spreads: Mapping[str, Float], distance: Float, correlations: Mapping[str, Float], unit: str
+) -> Figure:
+    """Left the SD of a region's mean against its voxels, right the correlation of errors against distance in mm.
+
+    count (R,) voxels; spreads: how it was found -> (R,) in `unit`; correlations: whose errors -> (distances,).
+    """
+    figure, (left, right) = subplots(1, 2, figsize=(8.6, 3.7))
+    for marker, dashes, color, (name, values) in zip(
+        "s^o", (":", "--", "-"), CATEGORICAL, spreads.items(), strict=False
+    ):
+        left.plot(count, values, marker + dashes, color=color, label=name)
+    left.set(xscale="log", yscale="log", xlabel="voxels of the region", ylabel=f"SD of the region's mean ({unit})")
+    left.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    left.yaxis.set_minor_locator(NullLocator())
+    for axis in (left.xaxis, left.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    for marker, dashes, color, (name, values) in zip(
+        "^o", ("--", "-"), CATEGORICAL[1:], correlations.items(), strict=False
+    ):
+        right.plot(distance, values, marker + dashes, color=color, label=name)
+    right.axhline(0, color="0.4", linewidth=0.8)
+    right.set(xlabel="distance between voxels (mm)", ylabel="correlation of their errors")
+    left.legend(loc="lower left")
+    right.legend()
+    return figure

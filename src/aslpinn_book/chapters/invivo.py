@@ -1,0 +1,185 @@
+"""Held-out evaluation of one person: half of the repeats predict the other half; where no truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aslpinn.data import Phantom, Subject, load_subject, simulate
+from aslpinn.errors import InputError
+from aslpinn.estimation import Estimate, Request, fit, prepare
+from aslpinn.estimation.grid import fit_grid
+from aslpinn.physics import Acquisition
+
+from ..study.measures import halves
+from ..study.tasks import find_series
+
+Float = NDArray[np.float64]
+Person = Subject | Phantom
+
+#: The virtual person's scanner: six delays, eight repeats, 2D slices this many s apart, noise and smoothness of a real
+#: 3 T series of such pairs (tSNR of a pair; FWHM in mm).
+SLICE_TIME, PAIR_TSNR, NOISE_FWHM = 0.045, 1.3, 3.0
+
+
+def person_with_repeats(
+    bids: str | Path, seed: int = 0, fast: bool = False, motion: str = "auto"
+) -> tuple[Person, str]:
+    """The first series of a BIDS data set where its delays were repeated, else a virtual volunteer; and words for it.
+
+    Outliers are not weighed down: that would take what the other half knows.
+    """
+    why = "no data set was given"
+    if bids:
+        try:
+            person = load_subject(find_series(Path(bids))[0], motion=motion, outliers=False)
+            if halves(person) is not None:
+                return person, f"a person: {person.mask.sum()} voxels, {len(person.acquisition)} difference volumes"
+            why = "the first series of the data set has no repeats"
+        except InputError as error:
+            said = str(error).replace(f"{Path(bids)}/", "")  # no reader needs the machine's folders
+            why = f"the first series of the data set cannot be used: {said}"
+    size = (6.0, 6.0, 7.0) if fast else (4.5, 4.5, 6.0)
+    made = simulate(
+        "mpld6", tsnr=PAIR_TSNR, seed=seed, volunteer=2, voxel_size=size,
+        arterial_voxels=True, noise_fwhm=NOISE_FWHM, slice_time=SLICE_TIME,
+    )  # fmt: skip
+    return made, f"a virtual volunteer ({why}): {made.mask.sum()} voxels, {len(made.acquisition)} difference volumes"
+
+
+@dataclass(frozen=True, eq=False)
+class Halves:
+    """The odd and the even repeats of a person.
+
+    train, test: volumes; train_mean, test_mean: (X, Y, Z, D) delta-M / M0b, repeats averaged; half: RMS difference of
+    the two, the error of one half as the prediction of the other; floor: SD of the noise of one half, below which no
+    prediction can come; by_delay: (D,) the floor of each delay. All over mask voxels.
+    """
+
+    train: NDArray[np.intp]
+    test: NDArray[np.intp]
+    train_mean: Float
+    test_mean: Float
+    half: float
+    floor: float
+    by_delay: Float
+
+
+def split(person: Person) -> Halves:
+    """Odd and even repeats of every delay.
+
+    The difference of the two halves is noise only, twice the variance of one: so half / sqrt(2) is the floor (of
+    halves of equal size).
+
+    Raises
+    ------
+    InputError
+        Where some delay was measured once only.
+    """
+    parts = halves(person)  # type: ignore[arg-type]
+    if parts is None:
+        raise InputError("a delay was measured once only; expected repeats, to hold one half out")
+    index = person.acquisition.distinct[1]
+    train, test = (
+        np.stack([person.series[..., part[index[part] == k]].mean(axis=-1) for k in np.unique(index)], axis=-1)
+        for part in parts
+    )
+    square = np.mean((train - test)[person.mask].astype(float) ** 2, axis=0)
+    half = float(np.sqrt(square.mean()))
+    return Halves(*parts, train, test, half, half / np.sqrt(2.0), np.sqrt(square / 2.0))
+
+
+def fit_half(person: Person, volumes: NDArray[np.intp], estimator: str, seed: int = 0) -> Estimate:
+    """Fit some volumes of a person. estimator: "grid" (ATT grid, every voxel alone), or a name of `aslpinn.fit`."""
+    series, acquisition = person.series[..., volumes], person.acquisition.select(volumes)
+    if estimator == "grid":
+        request = Request("default", None, None, seed, "cpu", "auto", person.voxel_size, None, None)
+        return fit_grid(prepare(series, person.mask, acquisition), request, name="grid")
+    options: dict[str, Any] = {"guide": person.m0} if estimator == "pinn" else {}
+    return fit(
+        series, person.mask, acquisition, estimator=estimator, seed=seed, voxel_size=person.voxel_size, **options
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """RMS errors of a fit of the training half over mask voxels (delta-M / M0b): on that half, on the other, by delay.
+
+    squares: (N,) mean squared held-out error of each mask voxel.
+    """
+
+    train: float
+    held_out: float
+    by_delay: Float
+    squares: Float
+
+
+def score(person: Person, parts: Halves, estimate: Estimate) -> Score:
+    """How well an estimate of the training half predicts the other one."""
+    inside = person.mask
+    fitted = np.asarray(estimate.fitted, dtype=float)[inside]
+    square = (fitted - parts.test_mean[inside]) ** 2
+    train = float(np.sqrt(np.mean((fitted - parts.train_mean[inside]) ** 2)))
+    return Score(train, float(np.sqrt(square.mean())), np.sqrt(square.mean(axis=0)), square.mean(axis=1))
+
+
+def noise_squares(parts: Halves, count: int, seed: int = 0) -> Float:
+    """Squared errors (count,) that Gaussian noise alone would give, the same in every voxel, averaged over delays."""
+    drawn = np.random.default_rng(seed).normal(size=(count, len(parts.by_delay))) * parts.by_delay
+    return np.asarray((drawn**2).mean(axis=1))
+
+
+def worst_share(squares: Float, share: float = 0.05) -> float:
+    """Part of the sum of squares that its largest entries hold, a share of them all."""
+    worst = max(1, round(share * len(squares)))
+    return float(np.sort(squares)[-worst:].sum() / squares.sum())
+
+
+def scores_table(parts: Halves, scores: Mapping[str, Score], seconds: Mapping[str, float]) -> str:
+    """Errors in 1e-3 of M0b as text, and how far each fit comes from the half itself (0 %) to the floor (100 %)."""
+    rows = [f"{'estimator':<12} {'train':>6} {'held out':>9} {'to the floor':>13} {'seconds':>8}"]
+    rows.append(f"{'half itself':<12} {0:>6.2f} {1e3 * parts.half:>9.2f} {'0 %':>13}")
+    for name, found in scores.items():
+        way = 100 * (parts.half - found.held_out) / (parts.half - parts.floor)
+        rows.append(
+            f"{name:<12} {1e3 * found.train:>6.2f} {1e3 * found.held_out:>9.2f} {way:>11.0f} % {seconds[name]:>8.1f}"
+        )
+    rows.append(f"{'floor':<12} {'':>6} {1e3 * parts.floor:>9.2f} {'100 %':>13}")
+    return "\n".join([*rows, "root mean square over the brain mask and delays, in 1e-3 of M0b"])
+
+
+@dataclass(frozen=True, eq=False)
+class SliceEffect:
+    """What leaving out slice times does, by slice: its offset in s, median change of ATT in s and ratio of CBF."""
+
+    offset: Float
+    att: Float
+    cbf: Float
+
+
+def slice_effect(person: Person, fewest: int = 50) -> SliceEffect | None:
+    """Grid fits of all repeats with and without slice times, in voxels with flow; None where slices have one time."""
+    timing = person.acquisition
+    if timing.slice_offset is None:
+        return None
+    flat = Acquisition(timing.labeling_duration, timing.post_labeling_delay, constants=timing.constants)
+    everything = np.arange(len(timing))
+    timed = fit_half(person, everything, "grid")
+    ignored = fit_half(replace(person, acquisition=flat), everything, "grid")
+    usable = person.mask & (ignored.cbf > 10) & (ignored.att > 0.4) & (timed.att < 2.2)
+    rows = []
+    for index, late in enumerate(timing.slice_offset):
+        where = np.zeros_like(usable)
+        at = (slice(None),) * timing.slice_axis + (index,)
+        where[at] = usable[at]
+        if where.sum() >= fewest:
+            shift = float(np.median((timed.att - ignored.att)[where]))
+            rows.append((float(late), shift, float(np.median(timed.cbf[where] / ignored.cbf[where]))))
+    if not rows:
+        return None
+    return SliceEffect(*np.array(rows).T)

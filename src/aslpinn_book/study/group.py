@@ -1,0 +1,339 @@
+"""The group: what the subjects' notebooks measured, as rows, tables with links, and outliers by name."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aslpinn.errors import InputError
+
+#: |robust z| above which a subject is named (Iglewicz and Hoaglin 1993, How to Detect and Handle Outliers).
+OUTLYING = 3.5
+#: Fewest subjects among which one can be called an outlier.
+FEWEST = 8
+REGIONS = {"gm": "gray matter", "wm": "white matter", "mask": "brain mask"}
+
+#: What is looked at for outliers: (region, name) or ("", name) for quality, and how a reader calls it.
+WATCHED: dict[tuple[str, str], str] = {
+    ("gm", "cbf_median"): "CBF of gray matter",
+    ("mask", "cbf_median"): "CBF",
+    ("gm", "att_median"): "ATT of gray matter",
+    ("mask", "att_median"): "ATT",
+    ("mask", "residual"): "residual",
+    ("", "held_out"): "held-out error",
+    ("", "spatial_cov"): "spatial CoV of CBF",
+    ("", "noise_ratio"): "residual over noise",
+    ("", "motion"): "motion",
+    ("", "qei"): "quality index",
+    ("", "flagged"): "share of flagged voxels",
+}
+#: Flags of the quality file (aslpinn.maps.quality), as a reader calls them.
+FLAGS = {
+    "qei": "quality index",
+    "spatial_cov": "spatial CoV of CBF",
+    "negative_share": "share of negative CBF",
+    "mean_framewise_displacement": "motion",
+    "residual_over_noise": "residual over noise",
+    "gm_cbf": "CBF of gray matter",
+    "gm_wm_ratio": "CBF ratio of gray to white matter",
+}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One subject of the group: its page's key, its data set, what was measured (empty where it failed), quality flags.
+
+    flags: measures outside their usual range, named as in aslpinn.maps.quality. maps: "cbf" and "att" -> NIfTI file.
+    """
+
+    key: str
+    dataset: str
+    state: str
+    error: str | None = None
+    seconds: float | None = None
+    measures: dict[str, Any] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    maps: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        """Whether there are numbers."""
+        return self.state == "done" and bool(self.measures)
+
+    def value(self, region: str, name: str, estimator: str | None = None) -> float:
+        """One number of a region, or without one of quality, or the held-out error; NaN where it was not measured."""
+        record = self.measures if estimator is None else self.measures.get("compare", {}).get(estimator, {})
+        if name in ("held_out", "half"):
+            row = {"held_out": record.get("held_out", {}).get("fit"), "half": record.get("held_out", {}).get("half")}
+        else:
+            row = record.get("regions", {}).get(region, {}) if region else record.get("quality", {})
+        found = row.get(name)
+        return float("nan") if found is None else float(found)
+
+
+def read_group(path: str | Path) -> tuple[str, list[Member]]:
+    """Main estimator and members from OUT/group/subjects.json, each with its measures.
+
+    Raises
+    ------
+    InputError
+        Where the file is not what `aslpinn study` writes.
+    """
+    file = Path(path)
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        members = []
+        for row in record["subjects"]:
+            measured = _read(file.parent / row["measures"]) if row["measures"] else {}
+            quality = _read(file.parent / row["quality"]) if row.get("quality") else {}
+            told = (row["key"], row["dataset"], row["state"], row["error"], row["seconds"])
+            maps = {name: file.parent / path for name, path in (row.get("maps") or {}).items()}
+            members.append(Member(*told, measured, tuple(map(str, quality.get("Flags", ()))), maps))
+        return str(record["estimator"]), members
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: {error!r}; expected the list of subjects that aslpinn study writes") from None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a subject's notebook has written as JSON; empty where it has not (a template without that cell)."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def values_of(members: Iterable[Member], region: str, name: str, estimator: str | None = None) -> NDArray[np.float64]:
+    """One number of every member, NaN where it has none."""
+    return np.array([member.value(region, name, estimator) for member in members], dtype=np.float64)
+
+
+def middle_slices(
+    members: Sequence[Member], most: int = 40
+) -> tuple[dict[str, dict[str, NDArray[np.float64]]], dict[str, tuple[float, ...]]]:
+    """The middle axial slice of CBF and ATT of the first `most` subjects that have both maps, and voxel sizes in mm.
+
+    Subject -> quantity -> (X, Y) values inside a frame around the brain, NaN outside of it (where ATT is 0), x from the
+    person's left to the right.
+    """
+    import nibabel as nib
+
+    from aslpinn.maps.figures import left_on_left
+
+    slices: dict[str, dict[str, NDArray[np.float64]]] = {}
+    sizes: dict[str, tuple[float, ...]] = {}
+    for member in members:
+        if len(slices) == most:
+            break
+        if not all(name in member.maps and member.maps[name].is_file() for name in ("cbf", "att")):
+            continue
+        images: dict[str, Any] = {name: nib.load(member.maps[name]) for name in ("cbf", "att")}  # type: ignore[attr-defined]
+        volumes = {
+            name: left_on_left(np.asarray(image.dataobj, dtype=np.float64), image.affine)
+            for name, image in images.items()
+        }
+        brain = volumes["att"] > 0
+        levels = np.flatnonzero(brain.any(axis=(0, 1)))
+        if levels.size == 0:
+            continue
+        k = int(levels[levels.size // 2])
+        x, y = (np.flatnonzero(brain.any(axis=axes)) for axes in ((1, 2), (0, 2)))
+        frame = slice(x[0], x[-1] + 1), slice(y[0], y[-1] + 1), k
+        slices[member.key] = {name: np.where(brain[frame], values[frame], np.nan) for name, values in volumes.items()}
+        sizes[member.key] = tuple(float(size) for size in images["cbf"].header.get_zooms()[:2])
+    return slices, sizes
+
+
+def robust_z(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """0.6745 (x - median) / MAD, NaN where x is; 0 everywhere if more than half of the values are equal."""
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        return np.full(values.shape, np.nan)
+    middle = np.median(finite)
+    spread = np.median(np.abs(finite - middle))
+    if spread <= 1e-12 * max(1.0, abs(float(middle))):
+        return np.where(np.isfinite(values), 0.0, np.nan)
+    return 0.6745 * (values - middle) / spread
+
+
+def outliers(members: Sequence[Member], limit: float = OUTLYING) -> dict[str, list[tuple[str, float, float]]]:
+    """Key -> (what, value, robust z) of each number that lies far from the group's median; data sets apart.
+
+    Groups of fewer than FEWEST have none: protocols differ between data sets, and the spread of a handful says little.
+    """
+    found: dict[str, list[tuple[str, float, float]]] = {}
+    for dataset in dict.fromkeys(member.dataset for member in members):
+        here = [member for member in members if member.dataset == dataset and member.done]
+        if len(here) < FEWEST:
+            continue
+        for (region, name), told in WATCHED.items():
+            values = values_of(here, region, name)
+            for member, value, z in zip(here, values, robust_z(values), strict=True):
+                if abs(z) > limit:
+                    found.setdefault(member.key, []).append((told, float(value), float(z)))
+    return found
+
+
+def regions_in(members: Iterable[Member]) -> list[str]:
+    """Regions that any member has, gray matter first."""
+    names = {name for member in members for name in member.measures.get("regions", {})}
+    return [name for name in REGIONS if name in names]
+
+
+def shown_in(members: Iterable[Member]) -> list[str]:
+    """Regions to show: the tissues that any member has, and the mask where a member has no tissue."""
+    done = [member for member in members if member.done]
+    tissues = [name for name in regions_in(done) if name != "mask"]
+    bare = any(not set(tissues) & set(member.measures.get("regions", {})) for member in done)
+    return [*tissues, "mask"] if bare or not tissues else tissues
+
+
+def compared_in(members: Iterable[Member]) -> list[str]:
+    """Further estimators that any member was fitted with."""
+    return list(dict.fromkeys(name for member in members for name in member.measures.get("compare", {})))
+
+
+def summary_text(members: Sequence[Member]) -> str:
+    """How many there are, how many failed, in a sentence or two of markdown."""
+    failed = [member for member in members if member.state != "done"]
+    sets = Counter(member.dataset for member in members)
+    told = ", ".join(f"{count} of `{name}`" for name, count in sets.items())
+    text = f"**{len(members)} series** ({told}); {len(members) - len(failed)} were fitted"
+    if not failed:
+        return text + ", none failed."
+    named = ", ".join(link(member.key) for member in failed[:20]) + (" and others" if len(failed) > 20 else "")
+    told = "Its page says" if len(failed) == 1 else "Their pages say"
+    return text + f", **{len(failed)} failed**: {named}. {told} why."
+
+
+def link(key: str) -> str:
+    """A markdown link to a subject's page."""
+    return f"[{key}](/subjects/{key})"
+
+
+def subjects_table(members: Sequence[Member]) -> str:
+    """One markdown line a subject: medians of CBF and ATT by region, and who has no numbers.
+
+    Columns in which nobody has anything are left out.
+    """
+    shown = shown_in(members)
+    names = [name.upper() if name != "mask" else "mask" for name in shown]
+    rows = [
+        ["subject", "data set", *(f"CBF {name}" for name in names), *(f"ATT {name} (s)" for name in names), "state"]
+    ]
+    for member in members:
+        cells = [f"{member.value(name, 'cbf_median'):.1f}" for name in shown]
+        cells += [f"{member.value(name, 'att_median'):.2f}" for name in shown]
+        state = "" if member.done else "fitted, not measured" if member.state == "done" else "failed"
+        rows.append([link(member.key), member.dataset, *cells, state])
+    return _table(rows, ("subject", "data set", "state"))
+
+
+def errors_table(members: Sequence[Member]) -> str:
+    """One markdown line a subject with numbers: errors, quality, seconds, in what it stands out. Empty without any."""
+    odd = outliers(members)
+    head = ["subject", "residual", "held-out", "spatial CoV", "flagged", "seconds", "stands out in", "not usual"]
+    rows = [head]
+    for member in members:
+        if member.done:
+            cells = [f"{1e4 * member.value('mask', 'residual'):.2f}", f"{1e4 * member.value('', 'held_out'):.2f}"]
+            cells += [f"{member.value('', 'spatial_cov'):.2f}", f"{100 * member.value('', 'flagged'):.0f} %"]
+            cells += [f"{member.seconds or 0:.0f}", ", ".join(told for told, *_ in odd.get(member.key, []))]
+            rows.append([link(member.key), *cells, ", ".join(FLAGS.get(name, name) for name in member.flags)])
+    return _table(rows, ("subject", "stands out in", "not usual")) if len(rows) > 1 else ""
+
+
+def _table(rows: Sequence[Sequence[str]], words: Container[str]) -> str:
+    """A markdown table, numbers to the right; NaN is an empty cell, and columns without any value are left out."""
+    rows = [["" if cell.startswith("nan") else cell for cell in row] for row in rows]
+    kept = [at for at in range(len(rows[0])) if any(row[at] for row in rows[1:])]
+    lines = ["| " + " | ".join(row[at] for at in kept) + " |" for row in rows]
+    rule = "|" + "|".join("---" if rows[0][at] in words else "---:" for at in kept) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def outliers_text(members: Sequence[Member]) -> str:
+    """Outliers by name, as a markdown list."""
+    found = outliers(members)
+    sizes = Counter(member.dataset for member in members if member.done)
+    small = [f"`{name}`" for name, count in sizes.items() if count < FEWEST]
+    lines = [
+        f"- {link(key)}: " + "; ".join(f"{told} {value:.3g} (robust z {z:+.1f})" for told, value, z in rows)
+        for key, rows in found.items()
+    ]
+    if not lines:
+        lines.append(f"No subject lies more than {OUTLYING:g} robust standard deviations from its data set's median.")
+    if small:
+        lines += ["", f"Not looked at, with fewer than {FEWEST} subjects: {', '.join(small)}."]
+    return "\n".join(lines)
+
+
+def flags_text(members: Sequence[Member]) -> str:
+    """Measures of quality outside their usual range, and whose they are, as a markdown list."""
+    found: dict[str, list[str]] = {}
+    for member in members:
+        for name in member.flags:
+            found.setdefault(name, []).append(member.key)
+    if not found:
+        return "Every measure of every subject lies in its usual range."
+    lines = []
+    for name, keys in sorted(found.items(), key=lambda item: -len(item[1])):
+        named = ", ".join(link(key) for key in keys[:20]) + (" and others" if len(keys) > 20 else "")
+        lines.append(f"- {FLAGS.get(name, name)}, {len(keys)} of {len(members)}: {named}")
+    return "\n".join(lines)
+
+
+def comparison_table(members: Sequence[Member], estimator: str) -> str:
+    """The paper's Table 1 for these subjects: residual of the main estimator and the others by region, mean +- SD.
+
+    The ratio is that of the residuals, main over other; improved is the share of voxels in which the main estimator's
+    residual is the smaller. Residual RMSE cannot tell fitting from overfitting: the held-out error, where there is one,
+    can. Empty without another estimator.
+    """
+    sets = by_dataset(members)
+    several = len(sets) > 1  # of different noise: no mean over them
+    head = ["data set"] * several + ["against", "region", f"residual, {estimator}", "residual, other", "ratio"]
+    head += ["voxels improved", "held-out", "held-out, other"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * (2 + several) + "|---:" * 6 + "|"]
+    rows = 0
+    for dataset, done in sets.items():
+        for other in compared_in(done):
+            for region in regions_in(done):
+                mine, theirs = values_of(done, region, "residual"), values_of(done, region, "residual", other)
+                both = np.isfinite(mine) & np.isfinite(theirs)
+                if not both.any():
+                    continue
+                improved = 100 * values_of(done, region, "improved", other)[both]
+                cells = [_spread(1e4 * mine[both]), _spread(1e4 * theirs[both]), _spread(mine[both] / theirs[both])]
+                cells.append(_spread(improved) + " %")
+                cells += [
+                    _spread(1e4 * values_of(done, "", "held_out", name)) if region == "mask" else ""
+                    for name in (None, other)
+                ]
+                lines.append("| " + " | ".join([*[dataset] * several, other, REGIONS[region], *cells]) + " |")
+                rows += 1
+    return "\n".join(lines) if rows else ""
+
+
+def _spread(values: NDArray[np.float64]) -> str:
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return ""
+    sd = f" ± {values.std(ddof=1):.2f}" if values.size > 1 else ""
+    return f"{values.mean():.2f}{sd}"
+
+
+def by_dataset(members: Sequence[Member]) -> Mapping[str, list[Member]]:
+    """Members with numbers, by data set, in order of appearance."""
+    found: dict[str, list[Member]] = {}
+    for member in members:
+        if member.done:
+            found.setdefault(member.dataset, []).append(member)
+    return found

@@ -1,0 +1,194 @@
+"""Numbers of one subject for the group: CBF and ATT by region, residual, held-out error, quality, other estimators."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aslpinn.data import Subject, write_estimate
+from aslpinn.estimation import Estimate, fit
+from aslpinn.maps import metrics
+from aslpinn.maps import quality as qc
+
+from .execute import write_atomic
+from .group import Member
+
+#: Fewest voxels of a region that is reported by itself.
+SMALLEST_REGION = 20
+
+Fit = Callable[..., Estimate]
+
+
+def short_settings(estimator: str, preset: str, fast: bool) -> dict[str, int]:
+    """Options of a fast fit: estimators that train networks take one member and few epochs, the others need none."""
+    trained = estimator == "closed-form" or (estimator == "pinn" and preset != "default")
+    return {"members": 1, "epochs": 8} if fast and trained else {}
+
+
+def regions_of(person: Subject) -> dict[str, NDArray[np.bool_]]:
+    """The brain mask, and gray and white matter (partial volume above 0.7) where tissue maps are known."""
+    regions = {"mask": person.mask}
+    for name, share in (person.tissue or {}).items():
+        region = metrics.tissue_region(share, person.mask)
+        if region.sum() >= SMALLEST_REGION:
+            regions[name] = region
+    return regions
+
+
+def voxel_residual(person: Subject, estimate: Estimate) -> NDArray[np.float64]:
+    """Root mean square over volumes of measured minus fitted delta-M / M0b, for each voxel (X, Y, Z)."""
+    index = person.acquisition.distinct[1]
+    difference = person.series.astype(np.float64) - estimate.fitted[..., index]
+    return np.sqrt(np.mean(difference**2, axis=-1))
+
+
+def measure(person: Subject, estimate: Estimate) -> dict[str, dict[str, float]]:
+    """Region -> voxels, median and quartiles of CBF (ml/100g/min) and ATT (s), residual RMSE (delta-M / M0b)."""
+    found = {}
+    residual = voxel_residual(person, estimate)
+    for name, region in regions_of(person).items():
+        row: dict[str, float] = {"voxels": int(region.sum())}
+        for quantity, values in (("cbf", estimate.cbf), ("att", estimate.att)):
+            low, middle, high = np.percentile(values[region], [25, 50, 75])
+            row |= {f"{quantity}_median": float(middle), f"{quantity}_q1": float(low), f"{quantity}_q3": float(high)}
+        row["residual"] = float(np.sqrt(np.mean(residual[region] ** 2)))
+        found[name] = row
+    return found
+
+
+def quality(person: Subject, estimate: Estimate) -> dict[str, float]:
+    """Quality of one fit for the group: measures of `qc.quality` that are known, and the share of flagged voxels.
+
+    negative_cbf is that of CBF fitted to each voxel alone, of either sign; noise the SD of one volume (delta-M / M0b);
+    noise_ratio the residual over it, repeats averaged.
+    """
+    measured = qc.quality(person, estimate)["Measures"]
+    names = {"spatial_cov": "spatial_cov", "negative_share": "negative_cbf", "residual_over_noise": "noise_ratio"}
+    names |= {"qei": "qei", "gm_wm_ratio": "gm_wm_ratio", "mean_framewise_displacement": "motion"}
+    found = {ours: measured[name] for name, ours in names.items() if measured.get(name) is not None}
+    if estimate.flags is not None:
+        found["flagged"] = float(np.mean(estimate.flags[person.mask] > 0))
+    noise = qc.noise_sd(person)
+    return found | ({"noise": noise} if np.isfinite(noise) else {})
+
+
+def halves(person: Subject) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
+    """Volumes of the odd and of the even repeats of every delay; None where some delay has one volume only."""
+    _, index = person.acquisition.distinct
+    order = np.array([np.sum(index[:k] == index[k]) for k in range(len(index))])
+    odd, even = np.flatnonzero(order % 2 == 0), np.flatnonzero(order % 2 == 1)
+    if set(index[even]) != set(index):
+        return None
+    return odd, even
+
+
+def held_out(person: Subject, run: Fit) -> dict[str, float] | None:
+    """Error of a fit of the odd repeats on the even ones, averaged by delay; None where there are no repeats.
+
+    "half" is the error of the odd half itself as the prediction: a fit that is no better has learned nothing.
+    Both in delta-M / M0b, root mean square over mask voxels and delays.
+    """
+    parts = halves(person)
+    if parts is None:
+        return None
+    odd, even = parts
+    index = person.acquisition.distinct[1]
+    estimate = run(person.series[..., odd], person.mask, person.acquisition.select(odd))
+    target = person.series[..., even]
+    means = np.stack([person.series[..., odd[index[odd] == k]].mean(axis=-1) for k in np.unique(index)], axis=-1)
+    return {
+        "fit": metrics.held_out_error(target, estimate.fitted, person.mask, index[even]),
+        "half": metrics.held_out_error(target, means, person.mask, index[even]),
+    }
+
+
+def measure_subject(
+    person: Subject,
+    estimate: Estimate,
+    options: Mapping[str, Any],
+    compare: Mapping[str, str] | None = None,
+    with_held_out: bool = True,
+    fast: bool = False,
+) -> dict[str, Any]:
+    """Every number of a subject that the group shows.
+
+    Parameters
+    ----------
+    options
+        What the estimate was made with, as for `aslpinn.fit`; without the settings that fast sets.
+    compare
+        Further estimators, "vb" or "pinn:network" -> folder for their maps: each is fitted and measured too, with the
+        share of voxels in which the main estimate's residual is the smaller ("improved").
+    with_held_out
+        Fit the odd repeats and predict the even ones, where there are any.
+    """
+
+    def fitted(**changes: Any) -> Fit:
+        settings = {**options, **changes}
+        settings |= short_settings(settings["estimator"], settings["preset"], fast)
+        return lambda series, mask, acquisition: fit(series, mask, acquisition, **settings)
+
+    def numbers(made: Estimate, run: Fit) -> dict[str, Any]:
+        row: dict[str, Any] = {"regions": measure(person, made), "quality": quality(person, made)}
+        error = held_out(person, run) if with_held_out else None
+        return row | ({"held_out": error} if error else {})
+
+    record = numbers(estimate, fitted())
+    mine = voxel_residual(person, estimate)
+    others = {}
+    for name, folder in (compare or {}).items():
+        estimator, _, preset = name.partition(":")
+        run = fitted(estimator=estimator, preset=preset or "default")
+        made = run(person.series, person.mask, person.acquisition)
+        write_estimate(person, made, folder)
+        row = numbers(made, run)
+        smaller = mine < voxel_residual(person, made)
+        for region, inside in regions_of(person).items():
+            row["regions"][region]["improved"] = float(np.mean(smaller[inside]))
+        others[name] = row
+    return record | ({"compare": others} if others else {})
+
+
+def write_measures(record: dict[str, Any], path: str | Path) -> None:
+    """Write the numbers of a subject as JSON."""
+    write_atomic(Path(path), json.dumps(record, indent=1) + "\n")
+
+
+def measures_table(record: dict[str, Any], estimator: str) -> str:
+    """The numbers of a subject as a markdown table: a line an estimator and region, and the prediction by one half."""
+    head = "| estimator | region | voxels | CBF (ml/100g/min) | ATT (s) | residual (1e-4 M0b) | held-out (1e-4 M0b) |"
+    lines = [head, "|---|---|" + "---:|" * 5]
+    for name, row in {estimator: record, **record.get("compare", {})}.items():
+        for region, values in row["regions"].items():
+            error = row.get("held_out", {}).get("fit") if region == "mask" else None
+            cells = [f"{values['voxels']}", f"{values['cbf_median']:.1f}", f"{values['att_median']:.2f}"]
+            cells += [f"{1e4 * values['residual']:.2f}", "" if error is None else f"{1e4 * error:.2f}"]
+            lines.append(f"| {name} | {region if region == 'mask' else region.upper()} | " + " | ".join(cells) + " |")
+    half = record.get("held_out", {}).get("half")
+    if half is not None:
+        lines.append(f"| *one half itself* | mask | | | | | {1e4 * half:.2f} |")
+    return "\n".join(lines)
+
+
+def example_group(count: int) -> tuple[str, list[Member]]:
+    """A group of simulated volunteers at coarse resolution, fitted voxel by voxel: for reading without a study."""
+    import tempfile
+
+    from aslpinn.data import load_subject, simulate, write_phantom
+
+    members = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(1, count + 1):
+            phantom = simulate(volunteer=number, seed=number, voxel_size=(9.0, 9.0, 10.0))
+            person = load_subject(write_phantom(phantom, folder, subject=f"{number:02d}")[0])
+            options: dict[str, Any] = {"estimator": "nlls", "preset": "default", "voxel_size": person.voxel_size}
+            estimate = fit(person.series, person.mask, person.acquisition, **options)
+            members.append(
+                Member(person.name, "simulated", "done", measures=measure_subject(person, estimate, options))
+            )
+    return "nlls", members
