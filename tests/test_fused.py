@@ -14,7 +14,8 @@ from aslpinn.estimation.config import PRESETS, FitConfig
 from aslpinn.estimation.fitting import AutogradTrainer, Fields, batch_losses, make_trainer, training_data
 from aslpinn.estimation.fused import FusedTrainer, unsupported
 from aslpinn.estimation.problem import Request, prepare
-from aslpinn.fields import get_threads, set_threads
+from aslpinn.fields import set_threads
+from aslpinn.fields.threads import workers
 from aslpinn.fields.fused import decay, sincos
 from aslpinn.fields.fused_table import adamw, rates_of
 from aslpinn.fields.kernels import scatter
@@ -129,7 +130,7 @@ def test_adamw_is_torchs_for_changing_rates_and_untouched_rows(rng):
 
 
 def test_results_do_not_depend_on_the_number_of_threads(problem):
-    before = get_threads()
+    before = workers()
     results = []
     try:
         for threads in (1, 2):
@@ -141,7 +142,7 @@ def test_results_do_not_depend_on_the_number_of_threads(problem):
             trainer.sync()
             results.append([parameter.detach().clone() for parameter in fields.parameters()])
     finally:
-        set_threads(max(before))
+        set_threads(before)
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
 
 

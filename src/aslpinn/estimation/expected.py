@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .parallel import workers
+from ..fields.threads import workers
 
 PROBE = 0.0035  # s of `probe` on the core that the costs below were measured on
 #: Seconds of start-up, and for 1000 voxels of 11 delays.

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import config as numba_config
 from numpy.typing import NDArray
 
 from ..fields.fused import LANES, Network, padded
 from ..fields.fused_table import rates_of, table_gradient_step
 from ..fields.plain import Floats, PlainEncoding, PlainSiren
-from ..fields.threads import on_threads
+from ..fields.threads import on_threads, workers
 from .config import FitConfig
 from .fused_physics import Physics
 from .fused_samples import Batch
@@ -52,12 +51,13 @@ class Engine:
         self.objective = {"closed-form": CLOSED_FORM, "increments": INCREMENTS}.get(config.objective, pointwise)
         self.collocation = 0 if config.objective == "closed-form" else config.collocation
         self.config, self.batch, self.physics, self.steps = config, batch, physics, 0
+        self.threads = workers()
         self.packed = Packed(networks)
-        self.tables = [TableState(encoding) for encoding in encodings]
+        self.tables = [TableState(encoding, self.threads) for encoding in encodings]
         self.index = [Table(state.table, *pair) for state, pair in zip(self.tables, index, strict=True)]
         sums = batch.weight.sum(axis=1, dtype=np.float64)
         self.weight_sums = np.broadcast_to(sums, (len(batch.signal),))
-        self._work = _workspace(self.packed.nets)
+        self._work = _workspace(self.packed.nets, self.threads)
         self._room: dict[int, tuple[Any, ...]] = {}
 
     def gradients(self, points: NDArray[np.int64], drawn: Floats | None = None) -> dict[str, float]:
@@ -75,7 +75,7 @@ class Engine:
         self.partial, self.g_codes, sums = self._buffers(n)
         factors = np.array(shares, np.float32)
         on_threads(
-            gradients, self.packed.theta, self.packed.nets, self.index[0], self.index[-1], self.batch, points, drawn,
+            self.threads, gradients, self.packed.theta, self.packed.nets, self.index[0], self.index[-1], self.batch, points, drawn,
             self.physics, self.objective, factors, self._work, self.partial, self.g_codes[0], self.g_codes[-1], sums,
         )  # fmt: skip
         data, physics = (float(x) for x in sums.sum(axis=0))
@@ -92,7 +92,7 @@ class Engine:
         weights_step(self.partial, packed.total, packed.theta, packed.m, packed.v, rates)
         for state, index, g_code in zip(self.tables, self.index, self.g_codes, strict=True):
             on_threads(
-                table_gradient_step, g_code, index.rows, index.weights, self.points, state.offsets,
+                self.threads, table_gradient_step, g_code, index.rows, index.weights, self.points, state.offsets,
                 state.table.ravel(), state.m, state.v, state.scratch, rates,
             )  # fmt: skip
 
@@ -113,12 +113,12 @@ class Engine:
 class TableState:
     """A table, shared with its encoding, and AdamW's moments of it."""
 
-    def __init__(self, encoding: PlainEncoding) -> None:
+    def __init__(self, encoding: PlainEncoding, threads: int) -> None:
         self.table, self.width = encoding.table, encoding.width
         self.offsets = np.array([level.offset for level in encoding.levels] + [len(self.table)])
         self.m, self.v = np.zeros(self.table.size, np.float32), np.zeros(self.table.size, np.float32)
         largest = max(level.rows for level in encoding.levels) * self.table.shape[1]
-        self.scratch = np.empty((_threads(), largest), np.float32)
+        self.scratch = np.empty((threads, largest), np.float32)
 
 
 class Packed:
@@ -173,14 +173,8 @@ class Packed:
             rows[:, columns] = flat[where].reshape(shape)[: len(rows), : rows[:, columns].shape[1]]
 
 
-def _threads() -> int:
-    """Threads that Numba may run at most."""
-    return int(numba_config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-
-
-def _workspace(nets: tuple[Network, ...]) -> Any:
-    """Buffers for every thread that Numba may run."""
-    threads = _threads()
+def _workspace(nets: tuple[Network, ...], threads: int) -> Any:
+    """Buffers for every thread."""
     inputs = max(net.inputs for net in nets)
     hidden, layers = max(net.hidden for net in nets), max(net.layers for net in nets)
 

@@ -14,7 +14,7 @@ from ..fields.multiscale import MultiscaleField
 from .grid import grid_search
 from .guide import depth_features, guide_features, smooth_inside
 from .kinetic_kernels import physics_of, sigma_point_sums
-from .parallel import over_voxels, workers
+from ..fields.threads import over_voxels, workers
 from .problem import Problem
 from .regions import Region, RegionSearch
 

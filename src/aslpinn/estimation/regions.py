@@ -20,7 +20,7 @@ from scipy.ndimage import binary_dilation, correlate1d, gaussian_filter, label
 from scipy.special import expit
 
 from ..physics import ATT_BOUNDS
-from .parallel import over_voxels
+from ..fields.threads import over_voxels
 from .region_kernels import ball_sums, shifted_sums
 
 Floats = NDArray[np.float64]

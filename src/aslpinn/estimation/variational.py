@@ -28,7 +28,7 @@ from scipy.special import digamma
 from ..errors import FitError, InputError
 from ..physics import CBF_PER_FLOW
 from .estimate import Estimate
-from .parallel import over_voxels
+from ..fields.threads import over_voxels
 from .problem import Problem, Request
 
 SCALE = 1e4  # data are multiplied by it, so that the noise prior's 1e-6 is small against their squares

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..physics import ATT_BOUNDS
 from .multiscale_field import FieldEstimator, FieldFit
-from .parallel import over_voxels
+from ..fields.threads import over_voxels
 from .problem import chi2_quantile
 from .voxel_kernels import explain_voxels
 

@@ -13,7 +13,6 @@ _PUBLIC = {
     "ParameterField": "networks",
     "SignalField": "networks",
     "Siren": "networks",
-    "get_threads": "threads",
     "grid_levels": "grids",
     "set_threads": "threads",
 }
@@ -26,7 +25,6 @@ __all__ = [
     "ParameterField",
     "SignalField",
     "Siren",
-    "get_threads",
     "grid_levels",
     "set_threads",
 ]
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
     from .encoding import HashIndex, MultiresHashEncoding
     from .grids import ENGINES, Level, grid_levels
     from .networks import ParameterField, SignalField, Siren
-    from .threads import get_threads, set_threads
+    from .threads import set_threads
 
 
 def __getattr__(name: str) -> Any:

@@ -97,13 +97,13 @@ class PlainEncoding:
     def index(self, positions: Floats) -> tuple[NDArray[np.uint32], Floats]:
         """Return table rows and trilinear weights, both (N, levels, 8), of positions (N, 3) in [0, 1]."""
         from .fused_table import hash_corners
-        from .threads import on_threads
+        from .threads import on_threads, workers
 
         shape = (len(positions), len(self.levels), 8)
         rows, weights = np.empty(shape, np.uint32), np.empty(shape, np.float32)
         scales = np.array([level.scale for level in self.levels])
         sizes = np.array([[level.resolution, level.rows, level.offset, level.dense] for level in self.levels], np.int64)
-        on_threads(hash_corners, positions, scales, sizes, rows, weights)
+        on_threads(workers(), hash_corners, positions, scales, sizes, rows, weights)
         return rows, weights
 
     def codes(self, rows: Any, weights: Any) -> Floats:
