@@ -15,10 +15,10 @@ from aslpinn.estimation.fitting import AutogradTrainer, Fields, batch_losses, ma
 from aslpinn.estimation.fused import FusedTrainer, unsupported
 from aslpinn.estimation.problem import Request, prepare
 from aslpinn.fields import set_threads
-from aslpinn.fields.threads import workers
 from aslpinn.fields.fused import decay, sincos
 from aslpinn.fields.fused_table import adamw, rates_of
 from aslpinn.fields.kernels import scatter
+from aslpinn.fields.threads import workers
 from aslpinn.physics import delta_m
 
 SHORTENING = np.array([0.890, 0.575, 0.426, 0.338, 0.280, 0.240, 0.209, 0.186, 0.167, 0.151, 0.139])

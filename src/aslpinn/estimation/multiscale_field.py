@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from ..fields.multiscale import MultiscaleField
+from ..fields.threads import over_voxels, workers
 from .grid import grid_search
 from .guide import depth_features, guide_features, smooth_inside
 from .kinetic_kernels import physics_of, sigma_point_sums
-from ..fields.threads import over_voxels, workers
 from .problem import Problem
 from .regions import Region, RegionSearch
 

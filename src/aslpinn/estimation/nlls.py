@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..fields.threads import over_voxels
 from ..physics import ATT_BOUNDS, CBF_BOUNDS, CBF_PER_FLOW, Acquisition, delta_m
 from .estimate import Estimate
 from .grid import fit_grid, gauss_newton_sd, grid_search
-from ..fields.threads import over_voxels
 from .problem import Floats, Problem, Request
 
 START_STEP = (

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, correlate1d, gaussian_filter, label
 from scipy.special import expit
 
-from ..physics import ATT_BOUNDS
 from ..fields.threads import over_voxels
+from ..physics import ATT_BOUNDS
 from .region_kernels import ball_sums, shifted_sums
 
 Floats = NDArray[np.float64]

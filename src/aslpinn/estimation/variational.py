@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from scipy.special import digamma
 
 from ..errors import FitError, InputError
+from ..fields.threads import over_voxels
 from ..physics import CBF_PER_FLOW
 from .estimate import Estimate
-from ..fields.threads import over_voxels
 from .problem import Problem, Request
 
 SCALE = 1e4  # data are multiplied by it, so that the noise prior's 1e-6 is small against their squares

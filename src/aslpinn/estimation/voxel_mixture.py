@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..fields.threads import over_voxels
 from ..physics import ATT_BOUNDS
 from .multiscale_field import FieldEstimator, FieldFit
-from ..fields.threads import over_voxels
 from .problem import chi2_quantile
 from .voxel_kernels import explain_voxels
 

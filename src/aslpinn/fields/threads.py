@@ -16,7 +16,7 @@ _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
 def workers() -> int:
-    """Threads to use: as `set_threads` said, else NUMBA_NUM_THREADS or OMP_NUM_THREADS, else this process's processors."""
+    """Threads to use: as `set_threads` said, else by NUMBA_NUM_THREADS or OMP_NUM_THREADS, else all processors."""
     if _chosen is not None:
         return _chosen
     for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
@@ -30,7 +30,7 @@ def set_threads(count: int) -> None:
 
     Raises InputError where the count is not a positive integer.
     """
-    global _chosen  # noqa: PLW0603
+    global _chosen
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise InputError(f"threads: found {count!r}, expected a positive integer")
     import torch
