@@ -9,13 +9,13 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from aslpinn import Acquisition, Constants, InputError, fit, load_subject
-from aslpinn.estimation.bayes_linear import Likelihood, LinearFields
-from aslpinn.estimation.guide import depth_features, guide_function
+from aslpinn.estimation.field import solver
+from aslpinn.estimation.field.fit import ARTERY
+from aslpinn.estimation.field.likelihood import Likelihood, repeat_noise, student_weights
+from aslpinn.estimation.field.prior import Prior, depth_features, guide_function
 from aslpinn.estimation.kinetic_kernels import artery, physics_of, sigma_point_sums, tissue
-from aslpinn.estimation.multiscale import ARTERY, repeat_noise
-from aslpinn.estimation.multiscale_field import student_weights
 from aslpinn.estimation.problem import prepare
-from aslpinn.fields.multiscale import MultiscaleField
+from aslpinn.fields.gaussian import GaussianLevels
 from aslpinn.maps import metrics
 from aslpinn.physics import apparent_t1, arterial, delta_m
 
@@ -249,7 +249,7 @@ def test_sigma_points_of_small_width_are_the_derivatives(rng):
 
 def test_transforms_are_adjoint_and_draws_have_the_levels_covariance(rng):
     mask = rng.random((7, 6, 5)) < 0.7
-    basis = MultiscaleField(mask, (3.0, 3.0, 7.0), levels=3)
+    basis = GaussianLevels(mask, (3.0, 3.0, 7.0), levels=3)
     values = rng.standard_normal((2, basis.size)).astype(np.float32)
     noise = basis.white(rng, 2)
     left, right = (values * basis.down(noise)).sum(), basis.inner(basis.up(values), noise)
@@ -264,9 +264,9 @@ def test_transforms_are_adjoint_and_draws_have_the_levels_covariance(rng):
     assert np.abs(np.cov(draws.T, bias=True) - expected).max() < 0.12
 
 
-def test_the_solver_finds_the_posterior_of_the_dense_equations(rng):
+def test_the_solver_finds_the_posterior_of_the_dense_equations(rng, monkeypatch):
     mask = np.ones((4, 5, 3), bool)
-    basis = MultiscaleField(mask, (3.0, 3.0, 3.0), levels=2)
+    basis = GaussianLevels(mask, (3.0, 3.0, 3.0), levels=2)
     n = basis.size
     root = rng.standard_normal((n, 2, 2))
     dense = root @ root.transpose(0, 2, 1) + 0.1 * np.eye(2)
@@ -279,8 +279,8 @@ def test_the_solver_finds_the_posterior_of_the_dense_equations(rng):
     )
     guide, rho = rng.standard_normal(n).astype(np.float32), -0.3
     region = rng.random(n).astype(np.float32)
-    prior = LinearFields(basis, variances, guide, rho, tolerance=1e-6, iterations=300, region=region)
-    _, theta, _ = prior.solve(likelihood, likelihood.pull)
+    monkeypatch.setattr(solver, "TOLERANCE", 1e-6)
+    theta = solver.condition(Prior(basis, variances, guide, rho, region), likelihood, most=300).mean
     eye = np.eye(n, dtype=np.float32)
     spectra = basis.spectrum(variances)
     cov = [np.concatenate([basis.down(s[None] * basis.up(row[None])) for row in eye]) for s in spectra]

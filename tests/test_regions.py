@@ -8,8 +8,9 @@ from scipy.ndimage import convolve, gaussian_filter
 
 from aslpinn import Acquisition, fit, simulate
 from aslpinn.estimation import regions
+from aslpinn.estimation.field.fit import REGION
 from aslpinn.estimation.kinetic_kernels import physics_of
-from aslpinn.estimation.multiscale import REGION
+from aslpinn.estimation.problem import Timing
 from aslpinn.estimation.regions import RegionSearch
 from aslpinn.maps import metrics
 from aslpinn.physics import delta_m
@@ -36,9 +37,8 @@ def brain(lesion: bool, seed: int = 0):
 
 
 def search_on(mask: np.ndarray) -> RegionSearch:
-    size = int(mask.sum())
-    physics = physics_of(TIMING.constants)
-    return RegionSearch(mask, VOXEL, np.zeros(size, np.int64), PLD[None], TAU, np.ones(11), physics)
+    row, physics = np.zeros(int(mask.sum()), np.int64), physics_of(TIMING.constants)
+    return RegionSearch(mask, VOXEL, Timing(row, PLD[None], TAU, np.ones(11), physics))
 
 
 def test_a_lesion_keeps_its_contrast_and_is_named():

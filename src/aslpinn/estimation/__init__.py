@@ -68,7 +68,7 @@ def fit(
     acquisition : Acquisition
         One (tau, PLD) for each of the T volumes.
     estimator, preset : str
-        Names in ESTIMATORS and PRESETS. Presets of "pinn": default, the multiscale field (`estimation.multiscale`);
+        Names in ESTIMATORS and PRESETS. Presets of "pinn": default, the multiscale field (`estimation.field`);
         network, an ensemble of trained networks; paper, the paper's network and loss.
     members, seed
         Members of the ensemble, and seed.

@@ -31,7 +31,7 @@ NETWORK_START, TORCH_START = 1.2, 2.0  # s: without and with importing torch
 NETWORK_EPOCH, PAPER_EPOCH = 0.003, 0.010  # s an epoch for 1000 voxels: closed form, and the paper's preset
 MEMBERS, EPOCHS, PAPER_EPOCHS = 8, 10, 5000
 #: Module of compiled loops -> s to compile them, where none are kept from an earlier run.
-COMPILING = {"voxel_kernels": 8.0, "fused_step": 24.0, "nlls_kernels": 6.0, "variational_kernels": 6.0}
+COMPILING = {"mixture_kernels": 8.0, "fused_step": 24.0, "nlls_kernels": 6.0, "variational_kernels": 6.0}
 LOOPS = {"nlls": "nlls_kernels", "vb": "variational_kernels", "svb": "variational_kernels", "closed-form": "fused_step"}
 SERIAL = 0.35  # share of the work that further threads do not shorten
 
@@ -91,14 +91,14 @@ def expected_seconds(
 
 def compiling_seconds(estimator: str = "pinn", preset: str = "default") -> float:
     """Seconds, on the core of the costs above, that a fit's loops take to compile; 0 where they are kept already."""
-    default = "voxel_kernels" if preset == "default" else "fused_step"
+    default = "mixture_kernels" if preset == "default" else "fused_step"
     loops = default if estimator == "pinn" else LOOPS.get(estimator)
     return 0.0 if loops is None or any(any(folder.glob(f"{loops}.*.nbi")) for folder in _caches()) else COMPILING[loops]
 
 
 def _grid_points(mask: NDArray[np.bool_], voxel_size: Sequence[float]) -> float:
     """Points of the field's padded grid, about."""
-    from ..fields.multiscale import MARGIN
+    from ..fields.gaussian import MARGIN
 
     edge, points = min(voxel_size), 1.0
     for axis, size in enumerate(voxel_size):

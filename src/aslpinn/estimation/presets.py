@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import InputError
 from .config import FitConfig
 from .estimate import Estimate
-from .multiscale import fit_multiscale
+from .field.fit import fit_field
 from .problem import Problem, Request
 
 ENGINES = ("auto", "torch", "fused", "tinycudann")
@@ -38,9 +38,9 @@ def fit_pinn(problem: Problem, request: Request, **options: Any) -> Estimate:
         raise InputError(f"device is {request.device!r}; preset 'default' runs on cpu, preset 'network' on others too")
     if request.engine not in ENGINES:
         raise InputError(f"engine is {request.engine!r}; expected one of {', '.join(ENGINES)}")
-    return fit_multiscale(problem, request, **options)
+    return fit_field(problem, request, **options)
 
 
 def _own() -> set[str]:
-    parameters = inspect.signature(fit_multiscale).parameters.values()
+    parameters = inspect.signature(fit_field).parameters.values()
     return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}

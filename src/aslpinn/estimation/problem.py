@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,6 +52,20 @@ class Request:
             self.progress(done, total, message)
 
 
+class Timing(NamedTuple):
+    """What the compiled loops need to know of D samples of N voxels.
+
+    row (N,): each voxel's row of pld (R, D), the effective PLDs in s of the R different slice times; tau and counts
+    (D,): labeling duration in s and repeats; physics: of the constants, as the loops take them.
+    """
+
+    row: NDArray[np.int64]
+    pld: NDArray[np.float64]
+    tau: NDArray[np.float64]
+    counts: NDArray[np.float64]
+    physics: NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class Problem:
     """N voxels with D distinct (tau, PLD) pairs.
@@ -85,6 +99,16 @@ class Problem:
     acquisition: Acquisition
     volumes: Floats = field(repr=False)
     pair: NDArray[np.intp] = field(repr=False)
+
+    @property
+    def timing(self) -> Timing:
+        """Delays, durations, repeats and constants for compiled loops."""
+        from .kinetic_kernels import physics_of
+
+        pld, row = np.unique(self.pld.astype(np.float64), axis=0, return_inverse=True)
+        row = np.zeros(len(self.signal), np.int64) if len(self.pld) == 1 else row.ravel().astype(np.int64)
+        tau, counts = self.tau.astype(np.float64), self.counts.astype(np.float64)
+        return Timing(row, pld, tau, counts, physics_of(self.acquisition.constants))
 
     def model(self, cbf: Floats, att: Floats) -> Floats:
         """Buxton's signal of (N,) cbf and att at every voxel's own delays: (N, D)."""

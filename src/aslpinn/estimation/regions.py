@@ -5,8 +5,10 @@ away from its surroundings, and the field draws it back towards them. So what th
 searched: for balls of voxels the likelihood of a common shift of ATT is set against no shift. One voxel says little,
 fifty say it plainly. Where no ball exceeds what noise would reach in one brain of a hundred, there is no region, and
 the fit is what it was. Where one does, its voxels are told from their neighbors by a Markov random field of two
-classes, and the field is given levels of its own inside (`multiscale_run`).
+classes, and the field is given levels of its own inside (`field.prior`).
 """
+
+# mypy: allow-untyped-defs, disable-error-code="call-arg"
 
 from __future__ import annotations
 
@@ -15,13 +17,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, correlate1d, gaussian_filter, label
 from scipy.special import expit
 
 from ..fields.threads import over_voxels
 from ..physics import ATT_BOUNDS
-from .region_kernels import ball_sums, shifted_sums
+from .kinetic_kernels import tissue
+from .problem import Timing
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -75,21 +79,11 @@ def outside_of(region: Region | None, size: int) -> Floats:
 
 
 class RegionSearch:
-    """The search on one mask and one acquisition; arguments as for the kernels of `kinetic_kernels`."""
+    """The search on one mask and one acquisition; it takes maps of CBF and ATT, whoever fitted them."""
 
-    def __init__(
-        self,
-        mask: Bools,
-        voxel_size: Sequence[float],
-        row: NDArray[np.int64],
-        pld: Floats,
-        tau: Floats,
-        count: Floats,
-        physics: Floats,
-    ) -> None:
-        self.mask, self.voxel_size = mask, tuple(voxel_size)
-        self.timing = row, pld, tau, count, physics
-        self.count, self.size = count, int(mask.sum())
+    def __init__(self, mask: Bools, voxel_size: Sequence[float], timing: Timing) -> None:
+        self.mask, self.voxel_size, self.timing = mask, tuple(voxel_size), timing
+        self.count, self.size = timing.counts, int(mask.sum())
         reach = [math.floor(max(RADII) / edge) for edge in voxel_size]
         index = np.full(mask.shape, -1, np.int64)
         index[mask] = np.arange(self.size)
@@ -234,3 +228,35 @@ class RegionSearch:
     def _smooth(self, values: NDArray[np.generic], width: float) -> Floats:
         """Volume of (N,) values smoothed by a Gaussian of SD width mm; nothing outside the mask."""
         return gaussian_filter(self._volume(values).astype(float), [width / edge for edge in self.voxel_size])
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def shifted_sums(first, last, y, cbf, att, weight, shifts, row, pld, tau, count, physics, bounds, sums):
+    """Normal equations of CBF at ATT + each shift, T1' that of cbf: sums (N, 2, K) = g'g and g'y.
+
+    g is the signal of 1 ml/100g/min; sums over samples are weighted by count (D,) and by the voxel's weight (N,).
+    """
+    for i in range(first, last):
+        rate = physics[2] + cbf[i] * physics[3]
+        for k in range(shifts.size):
+            here = min(max(att[i] + shifts[k], bounds[0]), bounds[1])
+            power = match = 0.0
+            for t in range(tau.size):
+                value = tissue(here, rate, pld[row[i], t], tau[t], physics)
+                power += count[t] * value * value
+                match += count[t] * value * y[i, t]
+            sums[i, 0, k] = weight[i] * power
+            sums[i, 1, k] = weight[i] * match
+
+
+@njit(cache=True, nogil=True)
+def ball_sums(first, last, values, place, index, offsets, out):
+    """out (N, K) = values (N, K) summed over the voxels at place (N, 3) + offsets (M, 3); index is -1 off the mask."""
+    for i in range(first, last):
+        for k in range(values.shape[1]):
+            out[i, k] = 0.0
+        for m in range(offsets.shape[0]):
+            j = index[place[i, 0] + offsets[m, 0], place[i, 1] + offsets[m, 1], place[i, 2] + offsets[m, 2]]
+            if j >= 0:
+                for k in range(values.shape[1]):
+                    out[i, k] += values[j, k]

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from ..fields.threads import over_voxels
 from ..physics import ATT_BOUNDS
-from .multiscale_field import FieldEstimator, FieldFit
-from .problem import chi2_quantile
-from .voxel_kernels import explain_voxels
+from .mixture_kernels import explain_voxels
+from .problem import Timing, chi2_quantile
 
 Floats = NDArray[np.float64]
 
@@ -26,6 +25,18 @@ ARRIVAL_STEP = 0.2  # s
 SUBSET = 2500  # voxels that the frequencies are learned from
 SCREEN = 0.6  # quantile of chi-square below which a voxel stays with the field without being looked at
 RARE = 0.01  # with "auto", arteries are left out of the model where they are rarer than this
+
+
+@dataclass(frozen=True)
+class VoxelPrior:
+    """What is expected of each of N voxels from the others alone: by a field, or by networks.
+
+    mean and variance (N, 2): of CBF in ml/100g/min and ATT in s; fitted (N, D): the expected signal.
+    """
+
+    mean: Floats
+    variance: Floats
+    fitted: Floats
 
 
 @dataclass
@@ -50,52 +61,39 @@ class Mixture:
     artery_share: float
     abv_sd: float
 
-
-def cavity(fit: FieldFit) -> tuple[Floats, Floats]:
-    """The field's prediction of each voxel without its own data: means (N, 2) and variances (N, 2) of CBF and ATT.
-
-    Precision of the posterior minus that of the data, kept at a tenth of the posterior's or more.
-    """
-    cc, ca, aa = fit.covariance
-    det = np.maximum(cc * aa - ca**2, 1e-12 * cc * aa)
-    low = np.stack([0.1 / cc, 0.1 / aa])
-    pc = np.maximum(aa / det - fit.precision[0], low[0])
-    pa = np.maximum(cc / det - fit.precision[2], low[1])
-    limit = 0.9 * np.sqrt(pc * pa)
-    pca = np.clip(-ca / det - fit.precision[1], -limit, limit)
-    det = pc * pa - pca**2
-    vc, vca, va = pa / det, -pca / det, pc / det
-    cbf = fit.cbf - (vc * fit.remainder[0] + vca * fit.remainder[1])
-    att = fit.att - (vca * fit.remainder[0] + va * fit.remainder[1])
-    mean = np.stack([np.clip(cbf, 1.0, 150.0), np.clip(att, 0.1, 3.0)], axis=1)
-    return mean, np.stack([vc, va], axis=1)
+    def mixed(self, *fields: Floats) -> list[Floats]:
+        """Means (N,) over all explanations of CBF, and ATT, from those of the field."""
+        return [
+            self.stay * own + (1 - self.stay) * other for own, other in zip(fields, (self.cbf, self.att), strict=True)
+        ]
 
 
 class VoxelMixture:
-    """The mixture of one field fit; `arterial` is auto, on or off."""
+    """The mixture on mean signals y (N, D); noise is the variance of one volume, `arterial` auto, on or off."""
 
-    def __init__(self, owner: FieldEstimator, fit: FieldFit, y: Floats, noise_variance: float, arterial: str) -> None:
-        self.owner, self.fit, self.y, self.arterial = owner, fit, y, arterial
-        self.noise = np.full(len(y), noise_variance)
-        self.mean, self.variance = cavity(fit)
-        latest = float((owner.pld + owner.tau).max())
+    def __init__(
+        self, timing: Timing, y: Floats, noise: float, prior: VoxelPrior, arterial: str = "auto", seed: int = 0
+    ) -> None:
+        self.timing, self.y, self.prior, self.arterial, self.seed = timing, y, prior, arterial, seed
+        self.noise = np.full(len(y), noise)
+        latest = float((timing.pld + timing.tau).max())
         self.arrivals = np.arange(0.1, max(min(2.4, latest - 0.1), 0.2), ARRIVAL_STEP)
         self.scale_share = np.array([0.96, *[0.04 / (len(SCALES) - 1)] * (len(SCALES) - 1)])
         self.artery_share = 1e-9 if arterial == "off" else 0.02
         self.abv_sd = 0.01
-        misfit = (owner.count * (y - fit.fitted) ** 2).sum(axis=1) / noise_variance
+        misfit = (timing.counts * (y - prior.fitted) ** 2).sum(axis=1) / noise
         self.looked_at = np.flatnonzero(misfit > chi2_quantile(SCREEN, max(y.shape[1] - 1, 1)))
 
     def explain(self, chosen: NDArray[np.intp]) -> tuple[Floats, Floats, Floats, Floats]:
         """Moments, expected signal, its arterial part, and shares of the chosen voxels."""
-        owner, n, samples = self.owner, len(chosen), self.y.shape[1]
+        n, samples = len(chosen), self.y.shape[1]
         out = np.empty((n, 6)), np.empty((n, samples)), np.empty((n, samples)), np.empty((n, len(SCALES), 2))
         arrivals = self.arrivals if self.artery_share > 1e-6 else self.arrivals[:0]
         with np.errstate(divide="ignore"):
             log_artery = np.log([1.0 - self.artery_share, self.artery_share])
         over_voxels(
-            explain_voxels, n, self.y[chosen], self.noise[chosen], self.mean[chosen], self.variance[chosen],
-            owner.row[chosen], owner.pld, owner.tau, owner.count, owner.physics, np.array([ATT_BOUNDS[0], 3.5]), SCALES,
+            explain_voxels, n, self.y[chosen], self.noise[chosen], self.prior.mean[chosen], self.prior.variance[chosen],
+            self.timing.row[chosen], *self.timing[1:], np.array([ATT_BOUNDS[0], 3.5]), SCALES,
             np.log(self.scale_share), log_artery, arrivals, self.abv_sd, *out,
         )  # fmt: skip
         return out
@@ -105,7 +103,7 @@ class VoxelMixture:
         if not self.looked_at.size:
             self.scale_share, self.artery_share = np.array([1.0, *[1e-9] * (len(SCALES) - 1)]), 1e-9
             return
-        rng = np.random.default_rng(self.owner.seed)
+        rng = np.random.default_rng(self.seed)
         size = min(SUBSET, self.looked_at.size)
         chosen = np.sort(rng.choice(self.looked_at, size, replace=False))
         share = self.looked_at.size / len(self.y)
@@ -133,11 +131,11 @@ class VoxelMixture:
 
     def result(self) -> Mixture:
         """The mixture of all voxels with the frequencies as learned."""
-        n, fit = len(self.y), self.fit
+        n, fitted = len(self.y), self.prior.fitted.copy()
         stay, passing, abv = np.ones(n), np.zeros(n), np.zeros(n)
-        cbf, att = fit.cbf.copy(), fit.att.copy()
+        cbf, att = self.prior.mean.T.copy()
         cbf_variance, att_variance = np.zeros(n), np.zeros(n)
-        arterial, fitted = np.zeros_like(self.y), fit.fitted.copy()
+        arterial = np.zeros_like(self.y)
         if self.looked_at.size and not (self.quiet and self.artery_share < 1e-6):
             at = self.looked_at
             moments, signal, part, shares = self.explain(at)
@@ -145,7 +143,7 @@ class VoxelMixture:
             leave = 1 - stay[at]
             cbf[at], att[at], cbf_variance[at], att_variance[at] = moments[:, :4].T
             abv[at], arterial[at] = leave * moments[:, 4], leave[:, None] * part
-            fitted[at] = stay[at, None] * fit.fitted[at] + leave[:, None] * signal
+            fitted[at] = stay[at, None] * fitted[at] + leave[:, None] * signal
         return Mixture(
             stay, passing, cbf, att, cbf_variance, att_variance, abv, arterial, fitted,
             self.scale_share, self.artery_share if self.artery_share > 1e-6 else 0.0, self.abv_sd,

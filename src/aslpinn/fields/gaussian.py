@@ -30,7 +30,7 @@ RATIO = 1.72  # between the widths of neighboring levels
 MARGIN = 13  # padding, in voxel edges: beyond it the transform's period does not tie opposite sides together
 
 
-class MultiscaleField:
+class GaussianLevels:
     """Levels, their spectra, and the transforms between N voxels and Fourier coefficients.
 
     Parameters

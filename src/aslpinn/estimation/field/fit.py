@@ -1,0 +1,527 @@
+"""The default estimator: a multiresolution field, linear in its weights, behind Buxton's closed form.
+
+The paper's f_ode is a network on a multiresolution grid encoding. Here its head is linear and its weights Gaussian, one
+variance for each level and separate ones for CBF and ATT: in the limit of many random grid origins that is a sum of
+stationary Gaussian processes, one a level (`fields.gaussian`). What is left of the fit is physics-informed in
+the strict sense, the field can only speak through Buxton's closed form, but it is no longer trained by
+stochastic gradient descent: each Gauss-Newton step, Buxton's model linearized by sigma points, is a linear solve by
+preconditioned conjugate gradients. The variances of the levels (which say how fine a map the data support), the
+coupling of ATT to CBF, the noise level and the weight of outliers are learned from the data by marginal likelihood;
+none is set for a data set.
+
+The ensemble are draws from the posterior (each member is the fit of simulated data of its own seed), which give the
+SDs. Then every voxel is weighed on its own: it stays with the field, deviates from it, or holds an artery, by evidence
+learned over the brain (`mixture`). A guide such as M0, or else depth below the surface of the mask, enters as a
+function learned from the ASL data times one more field (`prior`).
+
+A focal region that is fed much later than its surroundings is beyond what one variance for the whole brain allows. It
+is looked for, and where the evidence is strong it gets levels of its own (`regions`).
+
+Known limit: noise that is correlated between voxels is in part taken for signal, and the intervals are too narrow then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import FitError, InputError
+from ...fields.gaussian import LEVELS, Fourier, GaussianLevels
+from ...fields.threads import workers
+from ...physics import ATT_BOUNDS, CBF_BOUNDS
+from ...smoothing import smooth_inside
+from ..estimate import Estimate
+from ..grid import grid_search
+from ..mixture import Mixture, VoxelMixture, VoxelPrior
+from ..problem import Problem, Request, chi2_quantile
+from ..regions import Region, RegionSearch, outside_of
+from .likelihood import FREEDOMS, Likelihood, linearize, repeat_noise, student_weights
+from .prior import CBF_UNIT, Prior, depth_features, guide_features, guide_function, region_variances, start_variances
+from .solver import STEPS, Posterior, condition, learned, sample
+
+Floats = NDArray[np.float64]
+
+ARTERIAL = ("auto", "on", "off")
+REGIONS = ("auto", "off")
+MEMBERS = 8
+SETTLED = 5  # iterations before the field is searched for a focal region
+AGAIN = 4  # iterations after a region was put in
+STEPS_WITH_REGION = 40  # most solver steps for the map where a region's fields share voxels with those of the brain
+START_KERNEL = 1.13  # shortest voxel edges, SD of the Gaussian before the grid search that starts the fit
+START_ATT_SD, REGION_ATT_SD = 0.15, 0.1  # s, width of the first linearization, of the first with a region at least
+LOCAL = 5.0  # shortest voxel edges, SD of the Gaussian whose residual is called local contrast
+#: Exponents of the gain that restores the contrast of CBF and ATT: at 1 a map is as varied as the truth, at 2 means
+#: over tissues are unbiased and noise is raised as much. Means over tissues are what is reported of CBF.
+RESTORED = np.array([1.25, 1.0])
+MEMBER_SEEDS = 7919  # keeps the members' seeds apart from those of the hyperparameters
+UNITS = np.array([CBF_UNIT, 1.0])
+UNITS_SQUARED = np.array([[CBF_UNIT**2], [CBF_UNIT], [1.0]])  # of cbf-cbf, cbf-att and att-att
+
+AT_BOUND, PRIOR_DOMINATED, NOT_CONVERGED, MISFIT, ARTERY, REGION = 1, 2, 4, 8, 16, 32
+FLAGS = {
+    AT_BOUND: "CBF or ATT at a physiological bound",
+    PRIOR_DOMINATED: "the data narrow CBF or ATT by less than 30 % from its spread over the brain",
+    NOT_CONVERGED: "CBF or ATT still changed by more than half an SD in the last iteration",
+    MISFIT: "residual above the 99.9th percentile of noise",
+    ARTERY: "an artery passes (probability above 0.5)",
+    REGION: "in a focal region whose arrival is not that of its surroundings (probability above 0.5)",
+}
+
+
+def fit_field(
+    problem: Problem,
+    request: Request,
+    *,
+    arterial: str = "auto",
+    regions: str = "auto",
+    levels: int = LEVELS,
+    iterations: int = 7,
+) -> Estimate:
+    """CBF, ATT, their SDs, aBV and flags by the field and the voxel mixture.
+
+    Parameters
+    ----------
+    arterial : str
+        auto (an arterial component where there is evidence for arteries), on, or off.
+    regions : str
+        auto (levels of its own for a focal region where there is evidence for one), or off.
+    levels, iterations : int
+        Gaussian levels of the field; Gauss-Newton iterations.
+
+    Raises
+    ------
+    InputError
+        An option that is out of range, or a series of label minus control.
+    FitError
+        A result that is not finite.
+    """
+    members = MEMBERS if request.members is None else request.members
+    _check(arterial, regions, levels, iterations, members)
+    _check_sign(problem)
+    began = time.perf_counter()
+    total = (1 if arterial == "off" else 2) * (iterations + members) + 1
+    counter = iter(range(1, total + 1))
+
+    def report(message: str) -> None:
+        request.report(next(counter, total), total, message)
+
+    brain = Brain(problem, request, levels, report)
+    fit, mixture, noise = _passes(brain, arterial, iterations, members, regions == "auto")
+    maps = _combined(brain, fit, mixture)
+    if not (np.isfinite(maps).all() and np.isfinite(mixture.fitted).all()):
+        raise FitError("the field's fit is not finite; check the series for extreme values, or use --estimator nlls")
+    settings = {
+        "preset": request.preset, "seed": request.seed, "members": members, "levels": levels,
+        "iterations": iterations, "arterial": arterial, "regions": regions, "guide": request.guide is not None,
+    }  # fmt: skip
+    info = _info(brain, fit, mixture, noise) | {"seconds": time.perf_counter() - began}
+    cbf, att, cbf_sd, att_sd = maps.astype(np.float32)
+    estimate = problem.estimate("pinn", cbf.clip(*CBF_BOUNDS), att.clip(*ATT_BOUNDS), cbf_sd, att_sd, settings, info)
+    estimate.fitted = problem.volume(mixture.fitted)
+    estimate.member_errors = fit.member_errors
+    if mixture.artery_share > 0 or arterial == "on":
+        estimate.abv = problem.volume(mixture.abv)
+    estimate.flags = problem.volume(_flags(problem, fit, mixture, maps, noise), np.uint8)
+    request.report(total, total, "field done")
+    return estimate
+
+
+def _check(arterial: str, regions: str, levels: int, iterations: int, members: Any) -> None:
+    if arterial not in ARTERIAL:
+        raise InputError(f"arterial is {arterial!r}; expected one of {', '.join(ARTERIAL)}")
+    if regions not in REGIONS:
+        raise InputError(f"regions is {regions!r}; expected one of {', '.join(REGIONS)}")
+    for name, value, low, high in (
+        ("levels", levels, 1, 12),
+        ("iterations", iterations, 2, 100),
+        ("members", members, 1, 1000),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InputError(f"{name} is {value!r}; expected a whole number")
+        if not low <= value <= high:
+            raise InputError(f"{name} is {value}; expected {low} to {high}")
+
+
+def _check_sign(problem: Problem) -> None:
+    mean = problem.signal.mean(axis=1, dtype=np.float64)
+    if np.mean(mean < 0) > 0.9:
+        raise InputError(
+            f"the mean signal is negative in {100 * np.mean(mean < 0):.0f} % of the mask's voxels; expected control "
+            "minus label: is label minus control given for control minus label?"
+        )
+
+
+class Brain:
+    """What stays the same between the passes of one fit: signals and their timing, levels, the guide's features."""
+
+    def __init__(self, problem: Problem, request: Request, levels: int, report: Callable[[str], None]) -> None:
+        self.problem, self.voxel_size, self.seed, self.report = problem, request.voxel_size, request.seed, report
+        self.levels = GaussianLevels(problem.mask, request.voxel_size, levels, workers())
+        self.by_depth = request.guide is None
+        if request.guide is None:
+            self.features = depth_features(problem.mask, request.voxel_size)
+        else:
+            self.features = guide_features(request.guide, problem.mask, request.voxel_size)
+        self.y = problem.signal.astype(np.float64)
+        self.timing = problem.timing
+        self.search = RegionSearch(problem.mask, request.voxel_size, self.timing)
+
+    def start(self) -> tuple[Floats, Floats]:
+        """CBF and ATT (N,) of a grid search on smoothed signals."""
+        problem, edge = self.problem, min(self.voxel_size)
+        signal = smooth_inside(problem.signal, problem.mask, [START_KERNEL * edge / size for size in self.voxel_size])
+        found = grid_search(signal, problem.pld, problem.tau, problem.counts, problem.acquisition, 0.05, 0)
+        return np.clip(found[0].astype(np.float64), 1.0, 150.0), np.clip(found[1].astype(np.float64), 0.1, 3.0)
+
+    def local(self, maps: NDArray[np.floating]) -> Floats:
+        """Maps (F, N) minus their smooth part: contrast between tissues, without that between regions."""
+        sigma = [LOCAL * min(self.voxel_size) / size for size in self.voxel_size]
+        maps = maps.astype(np.float64)
+        return maps - smooth_inside(maps.T, self.problem.mask, sigma).T
+
+    def covariance(self, errors: Sequence[NDArray[np.floating]], precision: NDArray[np.floating]) -> Floats:
+        """Covariance (3, N) of members' errors, averaged with nearby voxels, for few members say little of one voxel.
+
+        What is averaged is the ratio to the variance that the voxel's own data suggest, 1 / (precision + constant):
+        variances differ between neighbors of different tissue as the precisions do.
+        """
+        sigma, mask = [max(1.0, 4.0 / size) for size in self.voxel_size], self.problem.mask
+        squares: Floats = np.mean(np.array([[e[0] ** 2, e[0] * e[1], e[1] ** 2] for e in errors], np.float64), axis=0)
+        plain = smooth_inside(squares.T, mask, sigma).T
+        correlation = np.clip(plain[1] / np.sqrt(np.maximum(plain[0] * plain[2], 1e-30)), -0.95, 0.95)
+        variances = []
+        for raw, own in ((squares[0], precision[0]), (squares[2], precision[2])):
+            mean = max(float(np.mean(raw)), 1e-30)
+            typical = 1.0 / (own + max(1.0 / mean - float(np.mean(own)), 1e-3 / mean))
+            variances.append(np.maximum(typical * smooth_inside(raw / typical, mask, sigma), 1e-12))
+        return np.stack([variances[0], correlation * np.sqrt(variances[0] * variances[1]), variances[1]])
+
+
+@dataclass
+class FieldFit:
+    """Posterior of the field at N voxels, in ml/100g/min and s.
+
+    Attributes
+    ----------
+    cbf, att : (N,)
+        Posterior mode.
+    fitted : (N, D)
+        Expected signal.
+    covariance, precision : (3, N)
+        cbf-cbf, cbf-att, att-att of the posterior (from the members), and of the data.
+    reported : (2, N)
+        Variances of CBF and ATT once the contrast is restored.
+    member_errors : (K, 2, N)
+        Estimates minus draws of CBF and ATT, once the contrast is restored.
+    remainder : (2, N)
+        Gradient of the log likelihood by CBF and ATT at the mode.
+    noise_variance, freedom : float
+        Of one volume, and Student's degrees of freedom.
+    restore : (2,)
+        Factors of the local contrast of CBF and ATT that give back what shrinkage took off it.
+    prior_sd : (2,)
+        SD of CBF and ATT over the brain in the learned model.
+    prior : Prior
+        As learned; its guide is psi, the function of the guide or of depth.
+    region, found : Region or None
+        The focal region that the field has, and the one that its search found.
+    outside : (N,)
+        Probability that a voxel is in no focal region.
+    steps : list of int
+        Of the solver, in each iteration.
+    change : (2, N)
+        Of CBF and ATT in the last iteration.
+    """
+
+    cbf: Floats
+    att: Floats
+    fitted: Floats
+    covariance: Floats
+    reported: Floats
+    member_errors: NDArray[np.float32]
+    precision: Floats
+    remainder: Floats
+    noise_variance: float
+    freedom: float
+    restore: Floats
+    prior_sd: Floats
+    prior: Prior
+    region: Region | None
+    outside: Floats
+    found: Region | None
+    steps: list[int]
+    change: Floats = field(repr=False)
+
+    def cavity(self) -> VoxelPrior:
+        """The field's prediction of each voxel without its own data.
+
+        Precision of the posterior minus that of the data, kept at a tenth of the posterior's or more.
+        """
+        cc, ca, aa = self.covariance
+        det = np.maximum(cc * aa - ca**2, 1e-12 * cc * aa)
+        low = np.stack([0.1 / cc, 0.1 / aa])
+        pc = np.maximum(aa / det - self.precision[0], low[0])
+        pa = np.maximum(cc / det - self.precision[2], low[1])
+        limit = 0.9 * np.sqrt(pc * pa)
+        pca = np.clip(-ca / det - self.precision[1], -limit, limit)
+        det = pc * pa - pca**2
+        vc, vca, va = pa / det, -pca / det, pc / det
+        cbf = self.cbf - (vc * self.remainder[0] + vca * self.remainder[1])
+        att = self.att - (vca * self.remainder[0] + va * self.remainder[1])
+        mean = np.stack([np.clip(cbf, 1.0, 150.0), np.clip(att, 0.1, 3.0)], axis=1)
+        return VoxelPrior(mean, np.stack([vc, va], axis=1), self.fitted)
+
+
+class FieldRun:
+    """The field's state on signals y (N, D): maps, hyperparameters, and coefficients to start the solver from."""
+
+    def __init__(self, brain: Brain, y: Floats, start: tuple[Floats, Floats]) -> None:
+        self.brain, self.y = brain, y
+        self.cbf, self.att = start
+        self.mean = np.array([self.cbf.mean() / CBF_UNIT, self.att.mean()])
+        self.att_sd = START_ATT_SD
+        self.dof = 0.4 * len(y)
+        self.scale = 0.0
+        self.freedom = FREEDOMS[-1]
+        self.variances, self.coupling = start_variances(len(brain.levels.widths)), 0.0
+        self.psi: NDArray[np.float32] | None = None
+        self.region: Region | None = None
+        self.found: Region | None = None
+        self.posterior: Posterior | None = None
+        self.u_simulated: Fourier | None = None
+        self.steps: list[int] = []
+
+    def resume(self, start: tuple[Floats, Floats], region: Region) -> None:
+        """Go on from other maps with a region; what was learned stays as a start."""
+        self.cbf, self.att = start
+        self.insert(region)
+        self.att_sd = START_ATT_SD
+
+    def iterate(self, iterations: int, settled: int, insert: bool) -> None:
+        """Gauss-Newton steps; after `settled` of them a field without a focal region is searched for one (0: never).
+
+        With `insert` the field has the region from then on, and AGAIN steps to adapt. Without it the steps end there:
+        the caller has to rule out arteries first.
+        """
+        done, last = 0, iterations
+        while done < last:
+            self.step(learn=bool(self.steps))
+            done += 1
+            self.brain.report(f"field, iteration {done} of {last}")
+            if done == min(settled, iterations) and self.region is None:
+                self.found = self.search()
+                if self.found is not None and insert:
+                    self.insert(self.found)
+                    last = done + AGAIN
+                elif self.found is not None:
+                    break
+        self.step(learn=False)
+
+    def step(self, learn: bool) -> None:
+        """One Gauss-Newton step; with learn, one step of the hyperparameters after it."""
+        brain, likelihood = self.brain, self._likelihood()
+        start = self.posterior
+        if self.psi is None or len(self.steps) == 3:
+            self._learn_guide(likelihood)
+            start = self.u_simulated = None
+        member = None if self.region is None else self.region.member.astype(np.float32)
+        prior = Prior(brain.levels, self.variances, self.psi, self.coupling, member, brain.by_depth)
+        most = STEPS if member is None else STEPS_WITH_REGION
+        self.posterior = condition(prior, likelihood, None if start is None else start.start(prior), most)
+        self.steps.append(self.posterior.steps)
+        if learn:
+            self._learn_prior(self.posterior)
+        last = self.cbf, self.att
+        self.cbf = np.maximum((self.posterior.mean[0] + self.mean[0]) * CBF_UNIT, 0.5)
+        self.att = np.clip(self.posterior.mean[1] + self.mean[1], *ATT_BOUNDS)
+        self.change = np.array([self.cbf - last[0], self.att - last[1]])
+
+    def search(self) -> Region | None:
+        """A focal region in what the field leaves of the signals."""
+        fitted, _ = linearize(self.y, self.brain.timing, self.cbf, self.att, 1e-2)
+        variance = float(self.variances[0, 1:].sum()) * CBF_UNIT**2
+        return self.brain.search.find(self.y, self.cbf, self.att, fitted, self.weight / self.scale, variance)
+
+    def insert(self, region: Region) -> None:
+        """Give the field levels of its own in a region, and the region's ATT to start from."""
+        self.region = region
+        self.att = np.where(region.zone, region.att, self.att)
+        self.variances = np.concatenate([self.variances, region_variances(self.brain.levels.widths)])
+        self.u_simulated = None
+        self.att_sd = max(self.att_sd, REGION_ATT_SD)
+
+    def _likelihood(self) -> Likelihood:
+        """The model linearized around the present maps, with the noise and the weights of its residuals."""
+        self.fitted, sums = linearize(self.y, self.brain.timing, self.cbf, self.att, self.att_sd)
+        squares = (self.brain.timing.counts * (self.y - self.fitted) ** 2).sum(axis=1)
+        effective = max(self.y.shape[1] - self.dof / len(self.y), 0.2)
+        start = self.scale or float(np.median(squares)) / effective
+        self.weight, self.freedom, self.scale = student_weights(squares, effective, start)
+        return Likelihood.of(sums, self.weight / self.scale, self.cbf, self.att, self.mean)
+
+    def _learn_guide(self, likelihood: Likelihood) -> None:
+        cc, ca, _ = likelihood.precision.astype(np.float64)
+        observed = (likelihood.pull[0] - ca * (self.att - self.mean[1])) / np.maximum(cc, 1e-9)
+        self.psi = guide_function(self.brain.features, observed, cc).astype(np.float32)
+
+    def _learn_prior(self, posterior: Posterior) -> None:
+        """Level variances and coupling by marginal likelihood, and the fit's degrees of freedom."""
+        rng = np.random.default_rng(self.brain.seed)
+        draw, simulated = sample(posterior.prior, posterior.likelihood, rng, self.u_simulated)
+        self.u_simulated = simulated.u
+        error = simulated.mean - draw
+        self.dof = float((error * posterior.likelihood.apply(error)).sum(dtype=np.float64))
+        self.variances, self.coupling = learned(posterior.prior, posterior, simulated)
+        self.att_sd = max(float(np.sqrt((error[1].astype(np.float64) ** 2).mean())), 1e-3)
+
+    def _restore(self, errors: Sequence[NDArray[np.floating]], there: NDArray[np.bool_]) -> Floats:
+        """Factors (2,) for the local contrast of CBF and ATT, from the voxels that are there.
+
+        The truth's variance is that of the estimate plus that of its errors: `gain` makes the map as varied as the
+        truth, and `gain` squared would make means over tissues unbiased.
+        """
+        lost = np.mean([self.brain.local(e)[:, there].var(axis=1) for e in errors], axis=0)
+        kept = self.brain.local(np.array([self.cbf / CBF_UNIT, self.att]))[:, there].var(axis=1)
+        gain = np.sqrt(1.0 + lost / np.maximum(kept, 1e-12))
+        return np.clip(gain**RESTORED, 1.0, 2.0)
+
+    def finish(self, members: int) -> FieldFit:
+        """Draw the members and put everything into physical units."""
+        assert self.posterior is not None
+        brain, prior, likelihood = self.brain, self.posterior.prior, self.posterior.likelihood
+        draws, estimates = [], []
+        for k in range(members):
+            draw, member = sample(prior, likelihood, np.random.default_rng([MEMBER_SEEDS, brain.seed, k]))
+            draws.append(draw)
+            estimates.append(member.mean)
+            brain.report(f"member {k + 1} of {members}")
+        outside = outside_of(self.region, len(self.cbf))
+        errors = [e - d for e, d in zip(estimates, draws, strict=True)]
+        restore = self._restore(errors, outside > 0.95)
+        widen = (restore[:, None] - 1) * outside
+        restored = [error + widen * brain.local(e) for error, e in zip(errors, estimates, strict=True)]
+        return FieldFit(
+            cbf=self.cbf,
+            att=self.att,
+            fitted=self.fitted,
+            covariance=brain.covariance(errors, likelihood.precision) * UNITS_SQUARED,
+            reported=brain.covariance(restored, likelihood.precision)[[0, 2]] * UNITS_SQUARED[[0, 2]],
+            member_errors=np.array([e * UNITS[:, None] for e in restored], np.float32),
+            precision=likelihood.precision.astype(np.float64) / UNITS_SQUARED,
+            remainder=self.posterior.remainder.astype(np.float64) / UNITS[:, None],
+            noise_variance=self.scale,
+            freedom=self.freedom,
+            restore=restore,
+            prior_sd=np.mean([d.std(axis=1) for d in draws], axis=0) * UNITS,
+            prior=prior,
+            region=self.region,
+            outside=outside,
+            found=self.found,
+            steps=self.steps,
+            change=self.change,
+        )
+
+
+def _passes(
+    brain: Brain, arterial: str, iterations: int, members: int, search: bool
+) -> tuple[FieldFit, Mixture, float]:
+    """Field, then mixture; where arteries or a focal region were found, both again.
+
+    An artery looks like an early region. So where there are arteries the field starts anew on the signals without their
+    arterial part, and the region is looked for again; otherwise it goes on with the region. The first time only
+    prepares then, and half of the members serve.
+    """
+    repeats = repeat_noise(brain.problem)
+    settled, once = SETTLED if search else 0, arterial == "off"
+    run = FieldRun(brain, brain.y, brain.start())
+    run.iterate(iterations, settled, insert=once)
+    for last in (True,) if once else (False, True):
+        fit = run.finish(members if last or run.found is None else max(members // 2, 1))
+        noise = fit.noise_variance if repeats is None else repeats
+        voxels = VoxelMixture(brain.timing, brain.y, noise, fit.cavity(), arterial, brain.seed)
+        voxels.learn()
+        mixture = voxels.result()
+        arteries = mixture.artery_share > 0
+        if last or not (arteries or fit.found):
+            break
+        cbf, att = mixture.mixed(fit.cbf, fit.att)
+        start = np.clip(cbf, 1.0, 150.0), np.clip(att, 0.1, 3.0)
+        if fit.found and not arteries:
+            run.resume(start, fit.found)
+            run.iterate(AGAIN, 0, insert=True)
+        else:
+            run = FieldRun(brain, brain.y - mixture.arterial, start)
+            run.iterate(iterations, settled, insert=True)
+    return fit, mixture, noise
+
+
+def _combined(brain: Brain, fit: FieldFit, mixture: Mixture) -> Floats:
+    """CBF, ATT and their SDs (4, N) over the voxel's explanations, with the contrast that shrinkage took off restored.
+
+    A posterior mean is flatter than the truth: high values come out low and low ones high. Local deviations are
+    widened by what their spread and that of their errors say was lost; a focal region is left as it is.
+    """
+    means, sds = np.array(mixture.mixed(fit.cbf, fit.att)), []
+    for mean, own, own_variance, other, other_variance in zip(
+        means, (fit.cbf, fit.att), fit.reported, (mixture.cbf, mixture.att),
+        (mixture.cbf_variance, mixture.att_variance), strict=True,
+    ):  # fmt: skip
+        second = mixture.stay * (own_variance + own**2) + (1 - mixture.stay) * (other_variance + other**2)
+        sds.append(np.sqrt(np.maximum(second - mean**2, 1e-12)))
+    lost = (fit.restore - 1)[:, None] * fit.outside * brain.local(means)
+    return np.array([*(means + lost), *sds])
+
+
+def _flags(problem: Problem, fit: FieldFit, mixture: Mixture, maps: Floats, noise: float) -> NDArray[np.uint8]:
+    bounds = np.array([CBF_BOUNDS, ATT_BOUNDS])
+    outside = ((maps[:2] <= bounds[:, :1]) | (maps[:2] >= bounds[:, 1:])).any(axis=0)
+    sds = np.sqrt(fit.covariance[[0, 2]])
+    little = (sds > 0.7 * fit.prior_sd[:, None]).any(axis=0)
+    moved = (np.abs(fit.change) > 0.5 * sds).any(axis=0)
+    squares = (problem.counts * np.square(problem.signal - mixture.fitted)).sum(axis=1)
+    misfit = squares > noise * chi2_quantile(0.999, problem.signal.shape[1])
+    flags = np.zeros(maps.shape[1], np.uint8)
+    for bit, where in (
+        (AT_BOUND, outside),
+        (PRIOR_DOMINATED, little & (mixture.stay > 0.5)),
+        (NOT_CONVERGED, moved),
+        (MISFIT, misfit),
+        (ARTERY, mixture.artery > 0.5),
+        (REGION, fit.outside < 0.5),
+    ):
+        flags[where] |= bit
+    return flags
+
+
+def _info(brain: Brain, fit: FieldFit, mixture: Mixture, noise: float) -> dict[str, Any]:
+    """What was learned; level SDs of CBF, the guide and a region in ml/100g/min, of ATT in s."""
+    names = ["constant", "voxel", *(f"{width:.3g} mm" for width in brain.levels.widths)]
+    rows = {"cbf": CBF_UNIT, "att": 1.0, "guide": CBF_UNIT}
+    if fit.region is not None:
+        rows |= {"region cbf": CBF_UNIT, "region att": 1.0}
+    return {
+        "noise_sd": float(np.sqrt(noise)),
+        "coupling": fit.prior.coupling / CBF_UNIT,
+        "student_freedom": fit.freedom,
+        "contrast_restored": [float(v) for v in fit.restore],
+        "level_sd": {
+            row: dict(zip(names, (unit * np.sqrt(values)).tolist(), strict=True))
+            for (row, unit), values in zip(rows.items(), fit.prior.variances, strict=True)
+        },
+        "units": {
+            "coupling": "s per ml/100g/min",
+            "level_sd": {row: "s" if unit == 1.0 else "ml/100g/min" for row, unit in rows.items()},
+        },
+        "scale_shares": mixture.scale_share.tolist(),
+        "artery_share": mixture.artery_share,
+        "abv_sd": mixture.abv_sd,
+        "region_voxels": 0 if fit.region is None else fit.region.voxels,
+        "region_evidence": 0.0 if fit.region is None else fit.region.evidence,
+        "solver_iterations": fit.steps,
+        "flags_legend": {str(bit): meaning for bit, meaning in FLAGS.items()},
+    }

@@ -1,0 +1,144 @@
+"""What maps of CBF and ATT are likely: Gaussian levels, a guide, the tie between the two, and a focal region.
+
+CBF is x_0 plus, with a guide, psi x_2; ATT is x_1 plus rho times CBF: white matter has less flow and later arrival, so
+one tells of the other. A focal region q adds q times a field of its own to either: levels that are there inside the
+region only. Every x is a sum of Gaussian levels (`fields.gaussian`) with variances of its own.
+
+The guide is a function psi of an anatomical image, learned from the ASL data, that a field modulates; where CBF does
+not follow it, that field's variance goes to zero. Without an image, depth below the surface of the mask takes its
+place: gray matter is the rim of the brain, white matter its core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+
+from ...fields.gaussian import Floats, GaussianLevels
+from ...smoothing import smooth_inside
+
+Doubles = NDArray[np.float64]
+
+CBF_UNIT = 20.0  # ml/100g/min in the field's unit, so that both fields are of order 1
+#: Largest variances that a level of the fields of CBF, ATT and the guide may learn; the data don't bound broad levels.
+LARGEST = np.array([1.0, 0.2**2, 1.0])
+#: SDs of a region's levels, for widths up to 7, up to 12 and above 12 mm: CBF in the field's unit, ATT in s. A region's
+#: few voxels cannot teach them; they let it be anything physiological that is smooth inside.
+REGION_WIDTHS, REGION_CBF, REGION_ATT = (7.0, 12.0), (0.0, 0.0, 0.3), (0.0, 0.1, 0.3)
+BACKGROUND = 30.0  # mm; the image's variation on this scale is receive sensitivity rather than tissue
+SCALES = ((0.0, 9), (3.0, 7), (6.0, 5), (12.0, 4))  # mm of smoothing, hat functions
+DEPTHS = ((0.0, 9), (8.0, 7), (20.0, 5))  # the same for depth: distance to the surface, share of the mask around
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Fields of given level variances (F, levels), and how they make CBF (in CBF_UNIT) and ATT (in s).
+
+    Order of the fields: CBF, ATT, that of the guide, CBF and ATT in the region. guide (N,) is psi or None, of depth
+    rather than of an image with `by_depth`; region (N,) is q or None; coupling is rho.
+    """
+
+    levels: GaussianLevels
+    variances: Doubles
+    guide: Floats | None = None
+    coupling: float = 0.0
+    region: Floats | None = None
+    by_depth: bool = False
+    spectrum: Floats = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "spectrum", self.levels.spectrum(self.variances))
+
+    @property
+    def everywhere(self) -> int:
+        """Number of fields that are not a region's."""
+        return 2 if self.guide is None else 3
+
+    def combine(self, x: Floats) -> Floats:
+        """(CBF, ATT) as (2, N) of the fields at the voxels, (F, N)."""
+        cbf, att = x[:2]
+        if self.guide is not None:
+            cbf = cbf + self.guide * x[2]
+        if self.region is not None:
+            cbf, att = cbf + self.region * x[-2], att + self.region * x[-1]
+        return np.stack([cbf, att + np.float32(self.coupling) * cbf])
+
+    def spread(self, theta: Floats) -> Floats:
+        """The adjoint of `combine`: (2, N) to (F, N)."""
+        cbf = theta[0] + np.float32(self.coupling) * theta[1]
+        rows = [cbf, theta[1]]
+        if self.guide is not None:
+            rows.append(self.guide * cbf)
+        if self.region is not None:
+            rows += [self.region * cbf, self.region * theta[1]]
+        return np.stack(rows)
+
+
+def start_variances(levels: int) -> Doubles:
+    """Variances (3, levels + 2) before any is learned; the constant's are those of a broad prior of the mean."""
+    variances = np.zeros((3, levels + 2))
+    variances[0] = [4.0, 0.005, *[0.4 / levels] * levels]
+    variances[1] = [1.0, 0.001, *[0.02] * levels]
+    variances[2, 0], variances[2, -2] = 0.2, 0.02
+    return variances
+
+
+def region_variances(widths: Sequence[float]) -> Doubles:
+    """Variances (2, levels + 2) of a region's fields of CBF and ATT for levels of the given widths in mm."""
+    sd = np.array([REGION_CBF, REGION_ATT])[:, np.searchsorted(REGION_WIDTHS, widths)]
+    return np.concatenate([np.zeros((2, 2)), sd**2], axis=1)
+
+
+def guide_features(image: NDArray[np.floating], mask: NDArray[np.bool_], voxel_size: Sequence[float]) -> Doubles:
+    """Hat functions of the rank of the image's logarithm, at four scales: (features, N), each of mean 0.
+
+    Ranks serve any contrast and scaling of the image; its slow part, receive sensitivity, is taken away first. A value
+    that is not finite or not positive counts as the smallest one.
+    """
+    inside = np.asarray(image, dtype=np.float64)[mask]
+    inside = np.where(np.isfinite(inside), inside, 0.0)
+    typical = np.median(inside[inside > 0]) if np.any(inside > 0) else 1.0
+    log = np.log(np.maximum(inside, 1e-3 * typical))
+    log -= smooth_inside(log, mask, [BACKGROUND / size for size in voxel_size])
+    features = []
+    for width, hats in SCALES:
+        values = log if width == 0 else smooth_inside(log, mask, [width / size for size in voxel_size])
+        features += _hats(values, hats)
+    return np.array(features)
+
+
+def depth_features(mask: NDArray[np.bool_], voxel_size: Sequence[float]) -> Doubles:
+    """Hat functions of how deep a voxel lies in the mask, at three scales: (features, N), each of mean 0.
+
+    The volume's own border is no surface: a slab that the field of view cuts goes on behind it.
+    """
+    depth = np.zeros(mask.shape) if mask.all() else distance_transform_edt(mask, voxel_size)
+    features = _hats(depth[mask], DEPTHS[0][1])
+    for width, hats in DEPTHS[1:]:
+        sigma = [width / size for size in voxel_size]
+        features += _hats(gaussian_filter(mask.astype(np.float32), sigma, mode="nearest")[mask], hats)
+    return np.array(features)
+
+
+def _hats(values: NDArray[np.floating], count: int) -> list[Doubles]:
+    """Hat functions (N,) of the rank of values (N,), each of mean 0; equal values have equal ranks."""
+    ordered = np.sort(values)
+    rank = (np.searchsorted(ordered, values) + np.searchsorted(ordered, values, "right")) / (2 * len(values))
+    hats = [np.maximum(0.0, 1.0 - np.abs(rank * (count - 1) - k)) for k in range(count)]
+    return [hat - hat.mean() for hat in hats]
+
+
+def guide_function(features: Doubles, observed: Doubles, precision: Doubles) -> Doubles:
+    """psi (N,): ridge regression of observed CBF deviations on the features, scaled to SD 1; zeros if flat."""
+    weighted = features * precision
+    gram = weighted @ features.T
+    ridge = 1e-3 * np.trace(gram) / len(features)
+    if not ridge > 0:
+        return np.zeros(features.shape[1])
+    psi = np.linalg.solve(gram + ridge * np.eye(len(features)), weighted @ observed) @ features
+    spread = psi.std()
+    return psi / spread if spread > 0 else np.zeros_like(psi)

@@ -1,0 +1,157 @@
+"""The posterior of the fields given linearized data: preconditioned conjugate gradients, samples, evidence.
+
+The unknowns are fields x = K^(1/2) u with K the prior's spectrum and u standard normal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...fields.gaussian import Floats, Fourier
+from .likelihood import Likelihood
+from .prior import LARGEST, Prior
+
+TOLERANCE, STEPS = 2e-3, 20  # of the conjugate gradients: fall of the residual, and most steps
+NARROW = 4  # Gaussian levels whose contrast couples ATT to CBF
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What prior and likelihood say together.
+
+    u : (F, *frequencies)
+        Mean of the coefficients.
+    mean : (2, N)
+        Of CBF and ATT.
+    steps : int
+        Of the conjugate gradients.
+    """
+
+    prior: Prior
+    likelihood: Likelihood
+    u: Fourier
+    mean: Floats
+    steps: int
+
+    @property
+    def remainder(self) -> Floats:
+        """Gradient (2, N) of the log likelihood at the mean: what the estimate leaves over."""
+        return self.likelihood.pull - self.likelihood.apply(self.mean)
+
+    def start(self, prior: Prior) -> Fourier:
+        """Coefficients of the same fields under another prior that has these fields, and more: new ones are 0."""
+        u, known = self.u, len(self.u)
+        u = u * np.sqrt(self.prior.spectrum / np.maximum(prior.spectrum[:known], np.float32(1e-20)))
+        return np.concatenate([u, np.zeros((len(prior.spectrum) - known, *u.shape[1:]), u.dtype)])
+
+    def power(self) -> NDArray[np.float64]:
+        """Power of the remainder in the band of every level, of the fields that are everywhere: (F, levels).
+
+        In the marginal likelihood's derivative by a level's variance it stands against its own expectation: where
+        data leave more than simulated data do, the variance has to grow.
+        """
+        prior = self.prior
+        return prior.levels.power(prior.spread(self.remainder)[: prior.everywhere])
+
+    def coupling_slope(self) -> tuple[float, float]:
+        """Derivative of half the remainder's quadratic form by the coupling, and its scale, in the narrow levels.
+
+        The slow ones are left out, but for those of an image's function: they hold few independent patches to
+        correlate, and are the last to converge. A function of depth is left out: ATT follows depth for its own reasons.
+        """
+        prior, levels, remainder = self.prior, self.prior.levels, self.remainder
+        image = None if prior.by_depth else prior.guide
+        variances = np.delete(prior.variances[: prior.everywhere], 1, axis=0)[: 1 if image is None else 2]
+        variances[0, 0] = variances[0, 2 + NARROW :] = 0
+
+        def cbf_fields(values: Floats) -> Fourier:
+            return levels.up(np.stack([values] if image is None else [values, image * values]))
+
+        of_att = cbf_fields(remainder[1])
+        weighted = levels.spectrum(variances) * of_att
+        of_both = cbf_fields(remainder[0] + np.float32(prior.coupling) * remainder[1])
+        return levels.inner(weighted, of_both), levels.inner(weighted, of_att)
+
+
+def condition(prior: Prior, likelihood: Likelihood, start: Fourier | None = None, most: int = STEPS) -> Posterior:
+    """The posterior's mean by conjugate gradients, from coefficients `start`, in at most so many steps.
+
+    The system is (1 + K^(1/2) A' L A K^(1/2)) u = K^(1/2) A' pull with A = prior.combine; the preconditioner has
+    `precision_seen` in place of L. It ends when the residual's norm has fallen by TOLERANCE.
+    """
+    levels, root = prior.levels, np.sqrt(prior.spectrum)
+    precondition = 1 / (1 + precision_seen(prior, likelihood)[:, None, None, None] * prior.spectrum)
+
+    def system(u: Fourier) -> Fourier:
+        theta = prior.combine(levels.down(root * u))
+        out = levels.up(prior.spread(likelihood.apply(theta)))
+        out *= root
+        out += u
+        return out
+
+    r = root * levels.up(prior.spread(likelihood.pull))
+    target = TOLERANCE**2 * levels.inner(r, precondition * r)
+    u = np.zeros_like(r)
+    if start is not None and start.shape == r.shape:
+        u = start.copy()
+        r = r - system(u)
+    z = precondition * r
+    p, rz, done = z.copy(), levels.inner(r, z), 0
+    while done < most and rz > target:
+        ap = system(p)
+        step = np.float32(rz / levels.inner(p, ap))
+        u += step * p
+        r -= step * ap
+        z = precondition * r
+        before, rz = rz, levels.inner(r, z)
+        p *= np.float32(rz / before)
+        p += z
+        done += 1
+    return Posterior(prior, likelihood, u, prior.combine(levels.down(root * u)), done)
+
+
+def precision_seen(prior: Prior, likelihood: Likelihood) -> Floats:
+    """Mean precision (F,) of the data about each field; a region's over the region."""
+    cc, ca, aa = likelihood.precision
+    cc = cc + np.float32(2 * prior.coupling) * ca + np.float32(prior.coupling**2) * aa
+    seen = [cc.mean(), aa.mean()]
+    if prior.guide is not None:
+        seen.append((cc * prior.guide**2).mean())
+    if prior.region is not None:
+        square = prior.region**2
+        share = square / max(square.sum(), np.float32(1e-6))
+        seen += [(share * square * cc).sum(), (share * square * aa).sum()]
+    return np.array(seen, np.float32)
+
+
+def sample(
+    prior: Prior, likelihood: Likelihood, rng: np.random.Generator, start: Fourier | None = None
+) -> tuple[Floats, Posterior]:
+    """A draw (2, N) from the prior, and the posterior given data that were simulated from it.
+
+    Its mean minus the draw is distributed as the posterior around its mean (Papandreou and Yuille 2010, "Gaussian
+    sampling by local perturbations"): the members of the ensemble.
+    """
+    white = prior.levels.white(rng, len(prior.variances))
+    white[:, 0, 0, 0] = 0  # the broad constant: the data find it whatever it is, the solver only after many steps
+    draw = prior.combine(prior.levels.down(np.sqrt(prior.spectrum) * white))
+    simulated = replace(likelihood, pull=likelihood.apply(draw) + likelihood.noise(rng))
+    return draw, condition(prior, simulated, white if start is None else start)
+
+
+def learned(prior: Prior, given: Posterior, simulated: Posterior) -> tuple[NDArray[np.float64], float]:
+    """Level variances and coupling after a multiplicative step on the marginal likelihood.
+
+    The expectation in its derivative comes from one draw, the same at every iteration, so that the steps settle.
+    """
+    (slope, _), (chance, scale) = given.coupling_slope(), simulated.coupling_slope()
+    step = float(np.clip(1.5 * (slope - chance) / max(scale, 1e-30), -0.03, 0.03))
+    ratio = np.clip(given.power() / np.maximum(simulated.power(), 1e-30), 0.2, 5.0)
+    variances = prior.variances.copy()
+    free = variances[: len(ratio), 1:]  # the constant's variance is a fixed, broad prior of the mean
+    free[:] = np.where(free > 0, np.maximum(free * ratio[:, 1:] ** 1.5, 1e-6), 0)
+    free[:] = np.minimum(free, LARGEST[: len(ratio), None])
+    return variances, min(prior.coupling + step, 0.0)  # less flow never means earlier arrival

@@ -1,0 +1,34 @@
+"""Gaussian smoothing inside a mask: what lies outside has no weight, so that the brain's edge is not darkened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+
+
+def smooth_inside(values: NDArray[np.floating], mask: Mask, sigma: Sequence[float]) -> NDArray[Any]:
+    """Values (N,) or (N, T) at the N voxels of a mask (X, Y, Z), averaged by a Gaussian of SD sigma (3,) voxels.
+
+    The averages have the floating type of the values.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    weight = _weight(mask, sigma)
+    smooth = np.empty_like(values)
+    volume = np.zeros(mask.shape, np.float32)
+    for column, out in zip(np.atleast_2d(values.T), np.atleast_2d(smooth.T), strict=True):
+        volume[mask] = column
+        out[:] = gaussian_filter(volume, sigma)[mask] / weight
+    return smooth
+
+
+def _weight(mask: Mask, sigma: Sequence[float]) -> NDArray[np.float32]:
+    from scipy.ndimage import gaussian_filter
+
+    share: NDArray[np.float32] = gaussian_filter(mask.astype(np.float32), sigma)[mask]
+    return np.maximum(share, np.float32(1e-9))
