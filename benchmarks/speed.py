@@ -182,8 +182,6 @@ def measure_sweep(what: str, quick: bool, cores: int, limit: float) -> Iterator[
 
 def draw(rows: list[Row], folder: Path) -> None:
     """Log-log plots with fitted exponents of whatever the rows hold, as PNG files beside the CSV."""
-    from aslpinn_book.chapters import figures
-
     for case, against, label in (
         ("voxels", "voxels", "voxels"),
         ("delays", "delays", "delays"),
@@ -195,7 +193,7 @@ def draw(rows: list[Row], folder: Path) -> None:
         if memory := speed.curves(rows, case, against, "peak_mb"):
             panels[(label, "peak memory (MB)")] = memory
         if any(len(sizes) > 1 for found in panels.values() for sizes, _ in found.values()):
-            figures.scaling(panels).savefig(folder / f"speed-{case.replace(' ', '-')}.png")
+            speed.scaling(panels).savefig(folder / f"speed-{case.replace(' ', '-')}.png")
 
 
 def measured(arguments: argparse.Namespace, cores: int) -> Iterator[Row]:

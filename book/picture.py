@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 from aslpinn import fit, simulate
-from aslpinn_book.chapters import figures
-from aslpinn_book.study import group
+from aslpinn_book.chapters import group
+from aslpinn_book.chapters.shared import comparison
 
 STATIC = Path(__file__).parent / "_static"
 
@@ -27,7 +27,7 @@ def phantom_picture() -> None:
             phantom.series, phantom.mask, phantom.acquisition, estimator=estimator, voxel_size=phantom.voxel_size
         )
         columns[name] = {"cbf": estimate.cbf, "att": estimate.att}
-    figure = figures.comparison({"cbf": phantom.cbf, "att": phantom.att}, columns, phantom.mask)
+    figure = comparison({"cbf": phantom.cbf, "att": phantom.att}, columns, phantom.mask)
     figure.savefig(STATIC / "picture.png", dpi=130)
 
 
@@ -35,7 +35,7 @@ def study_picture(folder: Path) -> None:
     """The first figure of the group's page: CBF and ATT of every subject."""
     _, members = group.read_group(folder / "group" / "subjects.json")
     slices, sizes = group.middle_slices(members)
-    figures.subject_maps(slices, sizes, columns=10).savefig(STATIC / "study.png", dpi=130)
+    group.subject_maps(slices, sizes, columns=10).savefig(STATIC / "study.png", dpi=130)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import torch
 from aslpinn import Acquisition, InputError
 from aslpinn.estimation.config import FitConfig
 from aslpinn.estimation.objectives import Durations
-from aslpinn_book.chapters import ablations, figures
+from aslpinn_book.chapters import ablations
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_the_pointwise_loss_is_biased_and_the_closed_form_is_not(case):
     assert bias["pointwise, ODE"] < -0.3
     assert abs(bias["closed form"]) < 0.08
     assert all(-1 <= row["cbf_pcc"] <= 1 and row["residual"] > 0 for row in rows)
-    assert figures.ablation(rows, {"cbf_pcc": ("CBF PCC", 1.0), "cbf_bias_gm": ("bias, GM (%)", 100.0)}).axes
+    assert ablations.scores_by_setting(rows, {"cbf_pcc": ("CBF PCC", 1.0), "cbf_bias_gm": ("bias, GM (%)", 100.0)}).axes
 
 
 def test_an_unknown_group_or_search_is_refused(case):
@@ -65,7 +65,7 @@ def test_search_is_reproducible_and_its_rows_survive_a_file(tmp_path):
     assert back[0]["skill"] == pytest.approx(first[0]["skill"], rel=1e-4)
     assert back[0]["protocol"] == first[0]["protocol"]
     panels = {"time_scale": "unit of t (s)", "reading": "reading of P"}
-    assert len(figures.search(back, panels, "skill", "skill").axes) >= 2
+    assert len(ablations.search_results(back, panels, "skill", "skill").axes) >= 2
 
 
 def test_the_papers_schedule_starts_from_its_preset_or_from_a_trial():

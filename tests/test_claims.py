@@ -16,7 +16,7 @@ from aslpinn.errors import InputError
 from aslpinn.estimation.slopes import match_slope
 from aslpinn.fields import MultiresHashEncoding, Siren
 from aslpinn.maps import metrics
-from aslpinn_book.chapters import calibration
+from aslpinn_book.chapters import uncertainty
 from aslpinn_book.study.pages import labels_of, without_links
 
 VOXEL = (9.0, 9.0, 9.0)
@@ -75,17 +75,17 @@ def test_errors_that_all_voxels_share_are_worth_one_voxel(count, seed):
     rng = np.random.default_rng(seed)
     shared = np.repeat(rng.standard_normal((40, 1)), count, axis=1)
     region = np.ones(count, bool)
-    assert calibration.effective_voxels(shared, region) == pytest.approx(1.0)
-    assert calibration.regional_sd(shared, region) == pytest.approx(np.sqrt(np.mean(shared[:, 0] ** 2)))
+    assert uncertainty.effective_voxels(shared, region) == pytest.approx(1.0)
+    assert uncertainty.regional_sd(shared, region) == pytest.approx(np.sqrt(np.mean(shared[:, 0] ** 2)))
 
 
 def test_independent_errors_are_worth_the_voxels_that_there_are():
     rng = np.random.default_rng(0)
     errors = 3.0 * rng.standard_normal((4000, 50))
-    assert calibration.effective_voxels(errors, np.arange(50)) == pytest.approx(50, rel=0.1)
-    assert calibration.regional_sd(errors, np.arange(50)) == pytest.approx(3 / np.sqrt(50), rel=0.05)
+    assert uncertainty.effective_voxels(errors, np.arange(50)) == pytest.approx(50, rel=0.1)
+    assert uncertainty.regional_sd(errors, np.arange(50)) == pytest.approx(3 / np.sqrt(50), rel=0.05)
     with pytest.raises(InputError, match="no voxel"):
-        calibration.regional_sd(errors, np.zeros(50, bool))
+        uncertainty.regional_sd(errors, np.zeros(50, bool))
 
 
 def test_lag_correlation_finds_that_of_smoothed_noise():
@@ -95,7 +95,7 @@ def test_lag_correlation_finds_that_of_smoothed_noise():
     smooth = np.stack([gaussian_filter(rng.standard_normal(mask.shape), 1.5, mode="wrap")[mask] for _ in range(20)])
     steps = np.arange(5)
     expected = np.exp(-(steps**2) / (4 * 1.5**2))
-    np.testing.assert_allclose(calibration.lag_correlation(smooth, mask, 4), expected, atol=0.06)
+    np.testing.assert_allclose(uncertainty.lag_correlation(smooth, mask, 4), expected, atol=0.06)
 
 
 def test_reliability_of_exact_standard_deviations_is_the_diagonal():
@@ -104,13 +104,13 @@ def test_reliability_of_exact_standard_deviations_is_the_diagonal():
     truth = rng.normal(40, 10, sd.size)
     estimate = truth + sd * rng.standard_normal(sd.size)
     everywhere = np.ones(sd.size, bool)
-    np.testing.assert_allclose(calibration.reliability(estimate, sd, truth, everywhere), calibration.LEVELS, atol=0.01)
-    assert calibration.z_scores(estimate, sd, truth, everywhere).std() == pytest.approx(1, abs=0.02)
+    np.testing.assert_allclose(uncertainty.reliability(estimate, sd, truth, everywhere), uncertainty.LEVELS, atol=0.01)
+    assert uncertainty.z_scores(estimate, sd, truth, everywhere).std() == pytest.approx(1, abs=0.02)
 
 
 def test_spheres_hold_the_voxels_within_their_radius():
     mask = np.ones((9, 9, 9), bool)
-    found = calibration.spheres(mask, (2.0, 2.0, 2.0), 2.1, 5, np.random.default_rng(0))
+    found = uncertainty.spheres(mask, (2.0, 2.0, 2.0), 2.1, 5, np.random.default_rng(0))
     place = 2.0 * np.argwhere(mask)
     for part in found:
         assert 4 <= len(part) <= 7
@@ -151,9 +151,9 @@ def test_members_know_the_sd_of_a_region_and_the_square_root_law_does_not(low_ts
     ratio = np.sqrt((members**2).mean(axis=0)).mean() / estimate.cbf_sd[mask].mean()
     assert 0.8 < ratio < 1.2
     actual = (estimate.cbf - phantom.cbf)[mask][None]
-    parts = calibration.spheres(mask, VOXEL, 27.0, 300, np.random.default_rng(0))
-    measured = np.sqrt(np.mean([calibration.regional_sd(actual, part) ** 2 for part in parts]))
-    told = np.sqrt(np.mean([calibration.regional_sd(members, part) ** 2 for part in parts]))
+    parts = uncertainty.spheres(mask, VOXEL, 27.0, 300, np.random.default_rng(0))
+    measured = np.sqrt(np.mean([uncertainty.regional_sd(actual, part) ** 2 for part in parts]))
+    told = np.sqrt(np.mean([uncertainty.regional_sd(members, part) ** 2 for part in parts]))
     naive = np.sqrt(np.mean([np.sum(estimate.cbf_sd[mask][part] ** 2) / len(part) ** 2 for part in parts]))
     assert 0.6 < told / measured < 1.6
     assert naive < 0.5 * measured

@@ -12,7 +12,7 @@ import pytest
 
 from aslpinn import Acquisition
 from aslpinn.errors import FitError
-from aslpinn_book.chapters import classroom
+from aslpinn_book.chapters import class_kinetics, class_losses, classroom
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ("class-kinetics", "class-losses")
@@ -107,16 +107,16 @@ def test_a_students_function_is_kept_only_where_it_is_right(capsys):
 
 def test_bounds_of_a_plan_scale_with_noise_and_scan_time():
     delays = [0.4, 1.0, 1.6]
-    one = np.array(classroom.Budget().bounds(delays))
-    np.testing.assert_allclose(classroom.Budget(noise=0.004).bounds(delays), 2 * one)
-    np.testing.assert_allclose(classroom.Budget(scan=1200.0).bounds(delays), one / 2)
-    assert classroom.Budget().bounds([1.0]) == (np.inf, np.inf)
+    one = np.array(class_kinetics.Budget().bounds(delays))
+    np.testing.assert_allclose(class_kinetics.Budget(noise=0.004).bounds(delays), 2 * one)
+    np.testing.assert_allclose(class_kinetics.Budget(scan=1200.0).bounds(delays), one / 2)
+    assert class_kinetics.Budget().bounds([1.0]) == (np.inf, np.inf)
 
 
 def test_a_loss_that_is_not_finite_stops_the_training():
     shape = (6, 6, 2)
     timing = Acquisition([0.6] * 5, [0.1, 0.7, 1.3, 1.9, 2.5])
     series = np.random.default_rng(0).normal(1e-3, 1e-4, (*shape, len(timing)))
-    lesson = classroom.Lesson(series, np.ones(shape), timing, (3.0, 3.0, 7.0))
+    lesson = class_losses.Lesson(series, np.ones(shape), timing, (3.0, 3.0, 7.0))
     with pytest.raises(FitError, match="epoch 1"):
         lesson.train(lambda batch: batch.fitted.mean() * float("nan"), 2)

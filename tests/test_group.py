@@ -14,9 +14,8 @@ from hypothesis.extra.numpy import arrays
 from aslpinn import fit, load_subject, simulate
 from aslpinn.data import write_phantom
 from aslpinn.errors import InputError
-from aslpinn_book.chapters import figures
-from aslpinn_book.study import group, measures
-from aslpinn_book.study.group import Member
+from aslpinn_book.chapters import group, subject
+from aslpinn_book.chapters.group import Member
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -149,7 +148,7 @@ def person(tmp_path_factory):
 def test_measures_are_those_of_the_maps(person):
     options = {"estimator": "nlls", "preset": "default", "voxel_size": person.voxel_size}
     estimate = fit(person.series, person.mask, person.acquisition, **options)
-    numbers = measures.measure_subject(person, estimate, options)
+    numbers = subject.measure_subject(person, estimate, options)
     row = numbers["regions"]["mask"]
     assert row["cbf_median"] == pytest.approx(np.median(estimate.cbf[person.mask]))
     assert row["cbf_q1"] < row["cbf_median"] < row["cbf_q3"]
@@ -165,7 +164,7 @@ def test_measures_are_those_of_the_maps(person):
 
 
 def test_halves_hold_every_delay_and_share_no_volume(person):
-    odd, even = measures.halves(person)
+    odd, even = subject.halves(person)
     index = person.acquisition.distinct[1]
     assert not set(odd) & set(even)
     assert len(odd) + len(even) == len(index)
@@ -175,13 +174,13 @@ def test_halves_hold_every_delay_and_share_no_volume(person):
 def test_figures_of_a_group_take_arrays_and_name_only_the_marked():
     values = np.array([40.0, 50.0, np.nan, 60.0])
     names = {"a": ["sub-01", "sub-02", "sub-03", "sub-04"]}
-    figure = figures.subject_values({"CBF (ml/100g/min)": {"a": values}}, names, ["sub-04"])
+    figure = group.subject_values({"CBF (ml/100g/min)": {"a": values}}, names, ["sub-04"])
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.texts] == ["sub-04"]
     assert axes.get_ylim()[0] == 0
-    figure = figures.subject_values({"CBF (ml/100g/min)": {"a": values, "b": np.full(2, np.nan)}})
+    figure = group.subject_values({"CBF (ml/100g/min)": {"a": values, "b": np.full(2, np.nan)}})
     assert len(figure.axes[0].get_xticks()) == 1, "a column without numbers is left out"
-    figure = figures.paired(values, {"vb": values + 1}, "residual", "pinn")
+    figure = group.paired(values, {"vb": values + 1}, "residual", "pinn")
     assert figure.axes[0].get_xlabel() == "residual, other estimator"
     low, high = figure.axes[0].get_xlim()
     assert low < 40.0
@@ -201,7 +200,7 @@ def test_a_subject_without_tissue_maps_keeps_its_numbers_beside_others_that_have
 
 
 def test_points_near_the_largest_value_lie_inside_the_frame():
-    figure = figures.subject_values({"ATT (s)": {"a": np.array([1.26, 1.28, 1.39])}})
+    figure = group.subject_values({"ATT (s)": {"a": np.array([1.26, 1.28, 1.39])}})
     assert figure.axes[0].get_ylim()[1] > 1.02 * 1.39
 
 

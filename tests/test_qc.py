@@ -14,9 +14,9 @@ import pytest
 from aslpinn import Estimate, load_subject, simulate
 from aslpinn.cli import main
 from aslpinn.data import write_phantom
+from aslpinn.maps import figures
 from aslpinn.maps import quality as qc
 from aslpinn.physics import delta_m
-from aslpinn_book.chapters import figures
 
 
 @pytest.fixture(scope="module")

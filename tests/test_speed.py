@@ -18,7 +18,7 @@ import aslpinn
 from aslpinn.cli import ProgressReport
 from aslpinn.errors import InputError
 from aslpinn.estimation.expected import expected_seconds, in_words
-from aslpinn_book.chapters import figures, speed
+from aslpinn_book.chapters import speed
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"torch", "matplotlib", "nilearn", "SimpleITK", "pandas", "jupytext", "papermill", "scipy.stats"}
@@ -79,11 +79,11 @@ def test_limits_are_ratios_of_the_same_run_and_threads():
 def test_figures_show_exponents_and_ratios():
     sizes = np.array([1e3, 1e4, 1e5])
     found = {"pinn": (sizes, sizes**0.9), "grid": (sizes, 0.1 * sizes)}
-    drawn = figures.scaling({("voxels", "time"): found}, relative_to=("grid", 1e5))
+    drawn = speed.scaling({("voxels", "time"): found}, relative_to=("grid", 1e5))
     texts = [text.get_text() for text in drawn.axes[0].get_legend().get_texts()]
     assert texts == ["default, exponent 0.90", "grid, exponent 1.00"]
     assert drawn.axes[0].lines[1].get_ydata()[-1] == pytest.approx(1)
-    bars = figures.step_ratios({"naive": 0.3, "fused": 0.006}, "fused")
+    bars = speed.step_ratios({"naive": 0.3, "fused": 0.006}, "fused")
     assert [text.get_text() for text in bars.axes[0].texts] == ["50", "1"]
 
 

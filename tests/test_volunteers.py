@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aslpinn import Estimate, InputError
-from aslpinn_book.chapters import figures, volunteers
+from aslpinn_book.chapters import volunteers
 from aslpinn_book.chapters.benchmark import Method
 
 COARSE = (7.0, 7.0, 8.0)
@@ -75,5 +75,5 @@ def test_figures_have_a_symbol_a_volunteer(rows):
     panel = {
         name: tuple(volunteers.across(rows, name, "gm", value) for value in ("residual", "cbf_rmse")) for name in names
     }
-    drawn = figures.residual_against_error({"gray matter": panel}, ("residual", "error"))
+    drawn = volunteers.residual_against_error({"gray matter": panel}, ("residual", "error"))
     assert [len(line.get_xdata()) for line in drawn.axes[0].lines[:2]] == [2, 2]

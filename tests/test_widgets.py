@@ -288,7 +288,7 @@ def test_the_training_film_holds_what_was_given():
 
 def test_snapshots_end_where_the_fit_does(rng):
     from aslpinn import fit
-    from aslpinn_book.chapters.training import snapshots
+    from aslpinn_book.chapters.losses import snapshots
 
     mask = brain((6, 6, 4))
     timing = Acquisition([1.8] * 3, [0.5, 1.2, 2.0])

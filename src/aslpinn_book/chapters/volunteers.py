@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from aslpinn.errors import InputError
 from aslpinn.maps import metrics
+from aslpinn.maps.style import CATEGORICAL, QUANTITIES, colorbar, styled, subplots
 
 from .benchmark import Method
+from .shared import Float, axial_slices, draw_slice, method_look
 
 if TYPE_CHECKING:
     from aslpinn.data import Phantom
@@ -180,3 +183,56 @@ def across(rows: Sequence[Row], method: str, region: str, value: str) -> NDArray
     if not found:
         raise InputError(f"no volunteer was fitted with {method!r} in {region!r}")
     return np.array(found)
+
+
+@styled
+def residual_against_error(
+    panels: Mapping[str, Mapping[str, tuple[Float, Float]]], labels: tuple[str, str], noise: float = 1.0
+) -> Figure:
+    """Error against residual, a point a volunteer, a symbol a method, a panel a title; dashed: the noise.
+
+    panels: title -> method -> (residuals, errors), each (volunteers,); labels of the two axes with units.
+    """
+    figure, grid = subplots(1, len(panels), figsize=(4.3 * len(panels), 3.9), squeeze=False)
+    for axes, (title, methods) in zip(grid[0], panels.items(), strict=True):
+        for place, (name, (residual, error)) in enumerate(methods.items()):
+            color, marker = method_look(name, place)
+            axes.plot(residual, error, marker, color=color, label=name, markersize=5, alpha=0.7, linestyle="none")
+        axes.axvline(noise, color="0.3", linestyle="--", linewidth=1)
+        axes.set(title=title, xlabel=labels[0], ylim=(0, None))
+    grid[0, 0].set_ylabel(labels[1])
+    handles, names = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names)))
+    return figure
+
+
+@styled
+def maps_of(brains: Mapping[str, tuple[Float, Float, NDArray[np.bool_]]]) -> Figure:
+    """CBF above, ATT below, a column a brain: name -> (cbf, att, mask); one axial slice of each."""
+    figure, grid = subplots(2, len(brains), figsize=(2.1 * len(brains) + 1.1, 4.6), squeeze=False)
+    for column, (name, (cbf, att, mask)) in zip(grid.T, brains.items(), strict=True):
+        k = axial_slices(mask, 3)[1]
+        images = [
+            draw_slice(axes, values, mask, k, QUANTITIES[key])
+            for axes, values, key in zip(column, (cbf, att), ("cbf", "att"), strict=True)
+        ]
+        column[0].set_title(name)
+    for row, image, key in zip(grid, images, ("cbf", "att"), strict=True):
+        colorbar(image, row, key)
+    return figure
+
+
+@styled
+def one_voxel_overfit(time: Float, measured: Float, other: Float, clean: Float, fits: Mapping[str, Float]) -> Figure:
+    """Signals of one voxel in % of M0b: the repeat that was fitted, the one that was not, the truth, and fits of it."""
+    figure, axes = subplots(figsize=(6.6, 3.6))
+    order = np.argsort(time)
+    axes.plot(time[order], 100 * clean[order], color="black", linewidth=1.2, label="truth")
+    axes.plot(time[order], 100 * measured[order], "o", color="black", markersize=6, label="fitted repeat")
+    axes.plot(time[order], 100 * other[order], "o", color="black", markerfacecolor="white", label="other repeat")
+    for color, dashes, (name, values) in zip(CATEGORICAL, ("-", "--", "-.", ":"), fits.items(), strict=False):
+        axes.plot(time[order], 100 * values[order], dashes, color=color, label=name)
+    axes.axhline(0, color="0.6", linewidth=0.8)
+    axes.set(xlabel="time since labeling began, t = τ + PLD (s)", ylabel="ΔM / M0b (%)")
+    axes.legend(ncols=2, fontsize=9)
+    return figure

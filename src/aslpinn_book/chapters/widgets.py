@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from aslpinn.errors import InputError
 from aslpinn.maps.style import QUANTITIES, Quantity
 
-from .figures.maps import axial_slices
+from .shared import axial_slices
 
 Map = NDArray[np.floating]
 Mask = NDArray[np.bool_]

@@ -26,8 +26,7 @@ NOT_HASHED = {
     *(f"aslpinn_book/study/{name}.py" for name in ("pages", "progress", "runner", "settings", "site", "study")),
     *(f"aslpinn_book/study/{name}.py" for name in ("tasks", "viewer", "virtual")),
     "aslpinn_book/chapters/sphinx_ext.py",
-    "aslpinn_book/study/group.py",  # these two are inputs of the group's notebook
-    "aslpinn_book/chapters/figures/group.py",
+    "aslpinn_book/chapters/group.py",  # an input of the group's notebook
 }
 #: Parameters that only say where files lie: what is in the files counts, so that a study may be moved.
 PLACES = ("asl", "bids", "out", "measures", "compare", "subjects")
@@ -227,14 +226,14 @@ def input_files(series: Path, root: Path) -> list[Path]:
 def group_task(project: Path, out: Path, measured: Iterable[Path], parameters: dict[str, Any]) -> Task:
     """The notebook of the group, from OUT/group/subjects.json and what its subjects' notebooks have measured."""
     listed = out / "group" / "subjects.json"
-    sources = [SOURCES / name for name in ("aslpinn_book/study/group.py", "aslpinn_book/chapters/figures/group.py")]
+    own = SOURCES / "aslpinn_book" / "chapters" / "group.py"
     return Task(
         key="group",
         kind="group",
         notebook=project / "notebooks" / "group.md",
         report=out / "group" / "report.ipynb",
         parameters=parameters | {"subjects": str(listed)},
-        inputs=(listed, *sources, *(path for path in measured if path.is_file())),
+        inputs=(listed, own, *(path for path in measured if path.is_file())),
         title="group",
     )
 

@@ -6,17 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from numpy.typing import NDArray
 
-from aslpinn.maps.style import CATEGORICAL, QUANTITIES, Quantity, colorbar, styled
+from aslpinn.maps.style import CATEGORICAL, styled, subplots
 
-Float = NDArray[np.floating]
-Int = NDArray[np.integer]
+from .shared import Float, Int, empty_figure
+
 _ROWS = "viridis"
 
 
@@ -82,7 +80,7 @@ def hash_encoding(image: Float, point: Float, levels: Sequence[GridLevel]) -> Fi
     vertices of one color in one panel share their features. Ringed vertices use a row that the point uses too.
     """
     count = len(levels)
-    figure = plt.figure(figsize=(7.2, 3.0 * count))
+    figure = empty_figure((7.2, 3.0 * count))
     grid = figure.add_gridspec(count, 3, width_ratios=(3.0, 2.0, 0.9))
     values = np.concatenate([level["code"] for level in levels])
     limit = 1.25 * float(np.abs(values).max())
@@ -120,7 +118,7 @@ def level_counts(spacing: Float, vertices: Int, touched: Int, rows: Int, collidi
 
     All (levels,), coarsest first: spacing in mm; colliding in percent; voxel, its size in mm.
     """
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.6, 5.6), sharex=True, height_ratios=(3, 2))
+    figure, (top, bottom) = subplots(2, 1, figsize=(6.6, 5.6), sharex=True, height_ratios=(3, 2))
     top.plot(spacing, vertices, "^:", color=CATEGORICAL[4], label="vertices of the grid")
     top.plot(spacing, touched, "o-", color=CATEGORICAL[0], label="vertices around voxels of the brain")
     top.plot(spacing, rows, "s--", color=CATEGORICAL[1], label="rows of the table")
@@ -141,7 +139,7 @@ def row_sharing(spacing: Float, sharers: Float, distance: Float, voxel: float) -
 
     spacing, sharers and distance (levels,), coarsest first; spacing and distance in mm; voxel, its size in mm.
     """
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.6, 5.2), sharex=True)
+    figure, (top, bottom) = subplots(2, 1, figsize=(6.6, 5.2), sharex=True)
     top.plot(spacing, sharers, "o-", color=CATEGORICAL[0])
     top.set(ylabel="voxels that share a row", yscale="log")
     bottom.plot(spacing, distance, "s-", color=CATEGORICAL[1])
@@ -159,7 +157,7 @@ def finest_level(spacing: Float, errors: Mapping[str, Float], noise: float, voxe
 
     errors: what is compared -> (n,); noise, SD of the noise in the image that was fitted; voxel, its size in mm.
     """
-    figure, axes = plt.subplots(figsize=(6.6, 3.8))
+    figure, axes = subplots(figsize=(6.6, 3.8))
     for color, marker, (name, values) in zip(CATEGORICAL, "osD", errors.items(), strict=False):
         axes.plot(spacing, values, marker=marker, color=color, label=name)
     axes.axhline(noise, color="0.4", linestyle=":", linewidth=1.2)
@@ -171,24 +169,4 @@ def finest_level(spacing: Float, errors: Mapping[str, Float], noise: float, voxe
     _against_spacing(axes, voxel)
     _name_voxel(axes, voxel)
     axes.legend(loc="lower left")
-    return figure
-
-
-@styled
-def image_fits(image: Float, fits: Mapping[str, Float], inside: NDArray[np.bool_], quantity: str = "gm") -> Figure:
-    """An image and fits of it in the first row, their errors below; arrays (X, Y), errors where `inside` is set."""
-    shown = QUANTITIES[quantity]
-    error = Quantity("fit minus image", shown.unit, "PuOr_r", -0.4, 0.4)
-    figure, panels = plt.subplots(2, 1 + len(fits), figsize=(1.85 * (1 + len(fits)) + 0.8, 5.0))
-    for axes in panels.flat:
-        axes.set_axis_off()
-    first = panels[0, 0].imshow(image.T, origin="lower", cmap=shown.cmap, vmin=shown.low, vmax=shown.high)
-    panels[0, 0].set_title("image")
-    for column, (name, fit) in zip(panels.T[1:], fits.items(), strict=True):
-        column[0].imshow(fit.T, origin="lower", cmap=shown.cmap, vmin=shown.low, vmax=shown.high)
-        column[0].set_title(name)
-        difference = np.where(inside, fit - image, np.nan)
-        second = column[1].imshow(difference.T, origin="lower", cmap=error.cmap, vmin=error.low, vmax=error.high)
-    for mapped, row, drawn in ((first, panels[0], shown), (second, panels[1], error)):
-        colorbar(mapped, row, drawn).set_label(f"{drawn.name}\n({drawn.unit})")
     return figure

@@ -15,8 +15,7 @@ from aslpinn.estimation import Estimate, fit
 from aslpinn.maps import metrics
 from aslpinn.maps import quality as qc
 
-from .execute import write_atomic
-from .group import Member
+from ..study.execute import write_atomic
 
 #: Fewest voxels of a region that is reported by itself.
 SMALLEST_REGION = 20
@@ -173,22 +172,3 @@ def measures_table(record: dict[str, Any], estimator: str) -> str:
     if half is not None:
         lines.append(f"| *one half itself* | mask | | | | | {1e4 * half:.2f} |")
     return "\n".join(lines)
-
-
-def example_group(count: int) -> tuple[str, list[Member]]:
-    """A group of simulated volunteers at coarse resolution, fitted voxel by voxel: for reading without a study."""
-    import tempfile
-
-    from aslpinn.data import load_subject, simulate, write_phantom
-
-    members = []
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(1, count + 1):
-            phantom = simulate(volunteer=number, seed=number, voxel_size=(9.0, 9.0, 10.0))
-            person = load_subject(write_phantom(phantom, folder, subject=f"{number:02d}")[0])
-            options: dict[str, Any] = {"estimator": "nlls", "preset": "default", "voxel_size": person.voxel_size}
-            estimate = fit(person.series, person.mask, person.acquisition, **options)
-            members.append(
-                Member(person.name, "simulated", "done", measures=measure_subject(person, estimate, options))
-            )
-    return "nlls", members

@@ -1,13 +1,12 @@
-"""Figures of the chapter on configuration."""
+"""Figure of the chapter on configuration."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from aslpinn.maps.style import CATEGORICAL, styled
+from aslpinn.maps.style import CATEGORICAL, styled, subplots
 
 
 @styled
@@ -23,7 +22,7 @@ def level_resolutions(ladders: Mapping[str, Sequence[int]], voxels: int, rows: i
     rows : int
         Largest number of rows in a table, drawn as a line at its cube root: finer grids share rows (collide).
     """
-    figure, axes = plt.subplots(figsize=(6.4, 3.4))
+    figure, axes = subplots(figsize=(6.4, 3.4))
     for color, marker, (name, resolutions) in zip(CATEGORICAL, "osD^v", ladders.items(), strict=False):
         axes.plot(range(1, len(resolutions) + 1), resolutions, marker + "-", color=color, label=name, markersize=5)
     longest = max(len(resolutions) for resolutions in ladders.values())

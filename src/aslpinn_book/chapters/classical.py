@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from aslpinn.maps.style import CATEGORICAL, METHOD_COLORS, METHOD_MARKERS, styled, subplots
 
-Float = NDArray[np.floating]
-MARKERS = "os^Dv"
+from .shared import MARKERS, Float
 
 
 @styled

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from aslpinn.maps.style import CATEGORICAL, QUANTITIES, colorbar, styled, subplots
 
-Floats = NDArray[np.floating]
+from .shared import Float
 
 
 @styled
-def level_draws(draws: Mapping[str, Floats]) -> Figure:
+def level_draws(draws: Mapping[str, Float]) -> Figure:
     """One random field (X, Y) a level, each with SD 1, a panel a name; the names say the width."""
     figure, panels = subplots(1, len(draws), figsize=(2.1 * len(draws), 2.6), squeeze=False)
     for axes, (name, field) in zip(panels[0], draws.items(), strict=True):
@@ -43,7 +43,7 @@ def level_sds(learned: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figur
 
 
 @styled
-def calibration(scores: Mapping[str, Floats]) -> Figure:
+def calibration(scores: Mapping[str, Float]) -> Figure:
     """Histograms of (estimate - truth) / SD, a line a name, against the standard normal distribution."""
     figure, axes = subplots(figsize=(6.4, 3.4))
     edges = np.linspace(-5, 5, 61)
@@ -60,7 +60,7 @@ def calibration(scores: Mapping[str, Floats]) -> Figure:
 
 
 @styled
-def with_spread(maps: Mapping[str, Floats], mask: NDArray[np.bool_], k: int) -> Figure:
+def with_spread(maps: Mapping[str, Float], mask: NDArray[np.bool_], k: int) -> Figure:
     """One axial slice of each map, a panel a key of QUANTITIES ("cbf", "cbf_sd", ...), each with its own color bar."""
     figure, panels = subplots(1, len(maps), figsize=(2.1 * len(maps), 2.9), squeeze=False)
     for axes, (key, values) in zip(panels[0], maps.items(), strict=True):
@@ -83,14 +83,14 @@ def _round_up(value: float) -> float:
 
 @styled
 def region_maps(
-    att: Mapping[str, Floats], member: Floats, lesion: NDArray[np.bool_], mask: NDArray[np.bool_], k: int
+    att: Mapping[str, Float], member: Float, lesion: NDArray[np.bool_], mask: NDArray[np.bool_], k: int
 ) -> Figure:
     """One axial slice of ATT maps, a panel a name, and where a region was found; an outline shows the true lesion."""
     figure, panels = subplots(1, len(att) + 1, figsize=(2.05 * (len(att) + 1), 2.9))
     quantity = QUANTITIES["att"]
     outline = np.rot90(lesion[:, :, k])
 
-    def show(axes: Any, values: Floats, title: str, **look: Any) -> Any:
+    def show(axes: Any, values: Float, title: str, **look: Any) -> Any:
         image = axes.imshow(np.rot90(np.where(mask[:, :, k], values[:, :, k], np.nan)), **look)
         axes.contour(outline, [0.5], colors="white", linewidths=1.0)
         axes.set_title(title, fontsize=11)

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from aslpinn.maps import style as plt
-from aslpinn.maps.style import CATEGORICAL, QUANTITIES, colorbar, styled
+from aslpinn.maps.style import CATEGORICAL, QUANTITIES, colorbar, styled, subplots
 from aslpinn.physics import Acquisition
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-Float = NDArray[Any]
+from .shared import Float
 
 
 @styled
 def encoding_scheme(matrix: Float, labeling_duration: Float, final_delay: float) -> Figure:
     """What each volume labels and when: (N, K) signs drawn over time in s, dark for label, light for control."""
     starts = np.concatenate([[0.0], np.cumsum(labeling_duration)[:-1]])
-    figure, axes = plt.subplots(figsize=(7.2, 0.9 + 0.24 * len(matrix)))
+    figure, axes = subplots(figsize=(7.2, 0.9 + 0.24 * len(matrix)))
     for volume, signs in enumerate(matrix):
         for sign, start, width in zip(signs, starts, labeling_duration, strict=True):
             face = "0.9" if sign > 0 else CATEGORICAL[0]
@@ -41,7 +36,7 @@ def mean_curve(series: Float, mask: NDArray[np.bool_], acquisition: Acquisition)
     """Mean delta-M / M0b over the mask, in %, for each distinct duration and delay, against t = tau + PLD in s."""
     distinct, index = acquisition.distinct
     mean = 100 * np.array([series[mask][:, index == k].mean() for k in range(len(distinct))])
-    figure, axes = plt.subplots(figsize=(5.8, 2.8))
+    figure, axes = subplots(figsize=(5.8, 2.8))
     order = np.argsort(distinct.time, kind="stable")
     axes.plot(distinct.time[order], mean[order], "-", color="0.7", linewidth=1)
     axes.plot(distinct.time, mean, "o", color=CATEGORICAL[0])
@@ -62,7 +57,7 @@ def before_and_after(before: Float, after: Float, mask: NDArray[np.bool_], count
 
     slices = chosen_slices(mask, count)
     limit = 100 * float(np.percentile(np.abs(after[mask]), 99))
-    figure, axes = plt.subplots(2, len(slices), figsize=(1.7 * len(slices) + 1.0, 3.8), squeeze=False)
+    figure, axes = subplots(2, len(slices), figsize=(1.7 * len(slices) + 1.0, 3.8), squeeze=False)
     for row, (name, volume) in zip(axes, (("without", before), ("with", after)), strict=True):
         for panel, k in zip(row, slices, strict=True):
             shown = np.ma.masked_array(100 * volume[..., k], ~mask[..., k])

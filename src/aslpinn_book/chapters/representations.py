@@ -1,4 +1,4 @@
-"""Figures of the chapter on implicit representations: spectral bias, initialization, frequencies, derivatives."""
+"""Figures of the chapter on implicit representations: spectral bias, initialization, frequencies, derivatives, fits."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from aslpinn.maps.style import CATEGORICAL, styled, subplots
+from aslpinn.maps.style import CATEGORICAL, QUANTITIES, Quantity, colorbar, styled, subplots
 
-Float = NDArray[np.floating]
-Int = NDArray[np.integer]
-MARKERS = "osD^v"
-DASHES = ("-", "--", "-.", ":")
+from .shared import DASHES, MARKERS, Float, empty_figure
 
 
 @styled
@@ -25,7 +22,7 @@ def spectral_bias(
     x and target (n,); fits name -> (n,), after the last step; shares name -> (steps, frequencies), 1 where all is
     learned; frequencies in periods over the length of x.
     """
-    figure = _figure((7.2, 5.4))
+    figure = empty_figure((7.2, 5.4))
     grid = figure.add_gridspec(2, len(fits), height_ratios=(1.0, 1.1))
     above = figure.add_subplot(grid[0, :])
     above.plot(x, target, color="0.6", linewidth=3.5, label="signal")
@@ -53,13 +50,6 @@ def spectral_bias(
     above.set_ylim(top=1.45 * float(target.max()))
     above.legend(loc="upper center", ncols=1 + len(fits))
     figure.colorbar(mesh, ax=panels, label="share learned (1 = all)", shrink=0.9, pad=0.02)
-    return figure
-
-
-def _figure(size: tuple[float, float]) -> Figure:
-    """An empty figure of the book's kind, for grids that `subplots` does not make."""
-    figure, axes = subplots(figsize=size)
-    axes.remove()
     return figure
 
 
@@ -110,4 +100,24 @@ def derivatives(x: Float, truth: tuple[Float, Float], fits: Mapping[str, tuple[F
         axes.set_ylabel(label)
     panels[0].legend(loc="upper right")
     panels[1].set(xlabel="coordinate x", xlim=(float(x[0]), float(x[-1])))
+    return figure
+
+
+@styled
+def image_fits(image: Float, fits: Mapping[str, Float], inside: NDArray[np.bool_], quantity: str = "gm") -> Figure:
+    """An image and fits of it in the first row, their errors below; arrays (X, Y), errors where `inside` is set."""
+    shown = QUANTITIES[quantity]
+    error = Quantity("fit minus image", shown.unit, "PuOr_r", -0.4, 0.4)
+    figure, panels = subplots(2, 1 + len(fits), figsize=(1.85 * (1 + len(fits)) + 0.8, 5.0))
+    for axes in panels.flat:
+        axes.set_axis_off()
+    first = panels[0, 0].imshow(image.T, origin="lower", cmap=shown.cmap, vmin=shown.low, vmax=shown.high)
+    panels[0, 0].set_title("image")
+    for column, (name, fit) in zip(panels.T[1:], fits.items(), strict=True):
+        column[0].imshow(fit.T, origin="lower", cmap=shown.cmap, vmin=shown.low, vmax=shown.high)
+        column[0].set_title(name)
+        difference = np.where(inside, fit - image, np.nan)
+        second = column[1].imshow(difference.T, origin="lower", cmap=error.cmap, vmin=error.low, vmax=error.high)
+    for mapped, row, drawn in ((first, panels[0], shown), (second, panels[1], error)):
+        colorbar(mapped, row, drawn).set_label(f"{drawn.name}\n({drawn.unit})")
     return figure

@@ -1,41 +1,74 @@
-"""Figures of the chapter on physics-informed losses: slopes between samples, matched CBF, training, scores."""
+"""The chapter on physics-informed losses: a network while it trains, and the figures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from aslpinn.estimation.config import preset_of
+from aslpinn.estimation.fitting import Fields, configure, evaluate, train, training_data
+from aslpinn.estimation.pinn import MEMBER_SEEDS
+from aslpinn.estimation.problem import Request, prepare
 from aslpinn.maps.style import CATEGORICAL, styled, subplots
+from aslpinn.physics import Acquisition
 
-Float = NDArray[np.floating]
-MARKERS = "osD^v"
+from .shared import MARKERS, Float
 
 
-@styled
-def slope_between_samples(
-    time: Float, signal: Float, rate: Float, sample_time: Float, samples: Float, fits: Mapping[str, tuple[Float, Float]]
-) -> Figure:
-    """Above a signal and interpolants through its samples, below their slopes; signals in % of M0b, times in s.
+@dataclass(frozen=True)
+class Snapshots:
+    """Maps of one network while it trains.
 
-    signal and rate: Buxton's (n,) at `time`; samples (D,) at sample_time; fits: name -> (values, slopes) at `time`.
+    Attributes
+    ----------
+    epochs : tuple of int
+        After which epochs, E of them.
+    maps : dict
+        "cbf" in ml/100g/min and "att" in s: (E, X, Y, Z) float32, zero outside the mask.
+    losses : dict
+        Name -> mean loss of every epoch.
     """
-    figure, (above, below) = subplots(2, 1, figsize=(6.6, 5.2), sharex=True)
-    above.plot(time, 100 * signal, color="black", label="Buxton")
-    below.plot(time, 100 * rate, color="black", label="Buxton's derivative, P")
-    for color, dashes, (name, (values, slopes)) in zip(CATEGORICAL, ("--", "-."), fits.items(), strict=False):
-        above.plot(time, 100 * values, dashes, color=color, label=name)
-        below.plot(time, 100 * slopes, dashes, color=color, label=f"slope of the {name}")
-    above.plot(sample_time, 100 * samples, "o", color="black", label="samples")
-    for moment in sample_time:
-        below.axvline(moment, color="0.8", linewidth=0.8, zorder=0)
-    above.set(ylabel="ΔM / M0b (%)")
-    below.set(xlabel="t = τ + PLD (s)", ylabel="d(ΔM / M0b)/dt (%/s)", xlim=(time[0], time[-1]))
-    above.legend()
-    below.legend()
-    return figure
+
+    epochs: tuple[int, ...]
+    maps: dict[str, NDArray[np.float32]]
+    losses: dict[str, list[float]]
+
+
+def snapshots(
+    series: ArrayLike,
+    mask: ArrayLike,
+    acquisition: Acquisition,
+    epochs: Sequence[int],
+    seed: int = 0,
+    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    **settings: Any,
+) -> Snapshots:
+    """Train one network of preset "network" for max(epochs) epochs and keep its maps after each of `epochs`.
+
+    The last maps are those of `aslpinn.fit` with one member, the same seed and the same settings.
+    """
+    problem = prepare(series, mask, acquisition)
+    request = Request(preset="network", members=1, epochs=max(epochs), seed=seed, voxel_size=voxel_size)
+    config = configure(request, preset_of(request.preset), **settings)
+    data = training_data(problem, request, config)
+    member = config.seed * MEMBER_SEEDS
+    fields = Fields(config, member, request.engine, request.device)
+    indices = fields.precompute(data.positions)
+    kept: dict[str, list[NDArray[np.float32]]] = {"cbf": [], "att": []}
+
+    def on_epoch(epoch: int, losses: dict[str, float]) -> None:
+        if epoch + 1 in epochs:
+            for name, values in zip(kept, evaluate(fields, indices), strict=True):
+                kept[name].append(problem.volume(values))
+
+    _, history = train(fields, data, config, member, on_epoch)
+    maps = {name: np.stack(values) for name, values in kept.items()}
+    return Snapshots(tuple(sorted(set(epochs))), maps, history.losses)
 
 
 @styled

@@ -1,0 +1,81 @@
+"""Figures of the chapter on results: bias against noise, and the phantoms that are hard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from aslpinn.maps.style import styled, subplots
+
+from .shared import Float, method_look
+
+
+@styled
+def bias_variance(panels: Mapping[str, Mapping[str, tuple[float, float]]], labels: Sequence[str]) -> Figure:
+    """Noise (up) against bias (across) of a map, a panel a title, a point a method; arcs are equal total errors.
+
+    panels: title -> method -> (root mean square bias, SD over noise seeds); labels: the unit of each panel.
+    """
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, grid = subplots(rows, columns, figsize=(3.5 * columns + 0.6, 3.5 * rows), squeeze=False)
+    for axes, label, (title, points) in zip(grid.flat, labels, panels.items(), strict=False):
+        values = np.array(list(points.values()))
+        high = 1.18 * float(values.max())
+        angle = np.linspace(0, np.pi / 2, 91)
+        for radius in _arcs(high):
+            axes.plot(radius * np.cos(angle), radius * np.sin(angle), color="0.75", linewidth=0.8, zorder=0)
+            if radius < high:
+                axes.text(radius, 0.01 * high, f"{radius:g}", fontsize=8, color="0.4", ha="right", va="bottom")
+        for place, (name, (bias, sd)) in enumerate(points.items()):
+            color, marker = method_look(name, place)
+            look = {"color": color, "markersize": 8, "linestyle": "none", "alpha": 0.9, "clip_on": False}
+            axes.plot(bias, sd, marker, label=name, **look)
+        axes.set(xlim=(0, high), ylim=(0, high), title=title, xlabel=f"bias ({label})", ylabel=f"noise ({label})")
+        axes.set_aspect("equal")
+        axes.grid(visible=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    handles, names = grid.flat[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)))
+    return figure
+
+
+def _arcs(high: float) -> Float:
+    """Three or four round radii up to a little more than `high`."""
+    steps = np.array([1, 2, 2.5, 5, 10]) * 10 ** np.floor(np.log10(high / 3))
+    step = steps[np.argmin(np.abs(high / steps - 3.5))]
+    return np.arange(step, 1.4 * high, step)
+
+
+@styled
+def method_dots(
+    panels: Mapping[str, Mapping[str, Sequence[float]]], goals: Mapping[str, float] | None = None, columns: int = 3
+) -> Figure:
+    """A panel a score, a row a method: a symbol a value, a bar at their mean, a line at the goal where there is one."""
+    methods = list(dict.fromkeys(name for values in panels.values() for name in values))
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    size = (2.25 * columns + 1.3, (0.3 * len(methods) + 0.9) * rows)
+    figure, grid = subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
+    for axes, (title, values) in zip(grid.flat, panels.items(), strict=False):
+        if goals and title in goals:
+            axes.axvline(goals[title], color="0.3", linewidth=1, zorder=0)
+        for place, name in enumerate(methods):
+            if name not in values:
+                continue
+            color, marker = method_look(name, place)
+            numbers = np.asarray(values[name], dtype=float)
+            if numbers.size > 1:
+                axes.plot([numbers.mean()] * 2, [place - 0.3, place + 0.3], color=color, linewidth=2.5)
+            axes.plot(numbers, np.full(numbers.size, place), marker, color=color, markersize=7, alpha=0.8)
+        axes.set_title(title, fontsize=10.5)
+        axes.margins(x=0.1)
+        axes.set_yticks(range(len(methods)), methods)
+        axes.set_ylim(len(methods) - 0.5, -0.5)
+        axes.grid(axis="y", visible=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    return figure
