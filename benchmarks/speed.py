@@ -23,12 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from aslpinn import load_subject
-from aslpinn_book.chapters import speed
+from aslpinn_book.chapters import benchmark, speed
 from aslpinn_book.chapters.speed import MILLION, PHANTOM_VOXELS, Row
 from aslpinn_book.chapters.steps import Steps
 
 ROOT = Path(__file__).resolve().parents[1]
-ESTIMATORS = ("pinn", "closed-form", "nlls", "vb", "svb", "smoothed")
+METHODS = ("field", "pinn-single", "nlls", "vb", "svb", "smoothed")  # names of benchmark.METHODS
+
+PAPER = ("--estimator", "pinn", "--preset", "paper")
 
 #: Run in a process of its own: a command of aslpinn, the plain grid fit of a file, the import of a library, or a fit to
 #: a synthetic series; prints the peak memory in kB (that of /proc where there is one: the other is at least as large as
@@ -53,7 +55,7 @@ else:
     from aslpinn import fit
     from aslpinn_book.chapters.speed import synthetic, synthetic_m0
     series, mask, timing = synthetic(task["voxels"], task["delays"])
-    if task["options"]["estimator"] == "pinn":
+    if task["options"]["estimator"] == "field":
         task["options"]["guide"] = synthetic_m0(mask)
     fit(series, mask, timing, voxel_size=(3.0, 3.0, 3.0), **task["options"])
 peak, own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, Path("/proc/self/status")
@@ -63,6 +65,17 @@ for line in own.read_text().splitlines() if own.is_file() else ():
 print("peak", peak, file=sys.stderr)
 sys.exit(code)
 """
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """Options of `aslpinn.fit` for a row of the benchmark."""
+    method = benchmark.METHODS[name]
+    return {"estimator": method.estimator, **method.options}
+
+
+def arguments_of(name: str) -> list[str]:
+    """The same on the command line."""
+    return [word for option, value in options_of(name).items() for word in (f"--{option}", str(value))]
 
 
 def process(task: dict[str, Any], threads: int | None = None, limit: float = 3600.0) -> tuple[float, float]:
@@ -140,8 +153,8 @@ def measure_phantom(quick: bool, cores: int) -> Iterator[Row]:
         series = str(next(Path(folder).rglob("*_asl.nii*")))
         size = {"voxels": int(load_subject(series).mask.sum()), "delays": 11}
         tasks: dict[str, dict[str, Any]] = {"grid": {"grid": series, "out": f"{folder}/out-grid"}}
-        for name in ("pinn", "smoothed") if quick else ESTIMATORS:
-            tasks[name] = {"command": ["fit", series, "--out", f"{folder}/out-{name}", "--estimator", name]}
+        for name in ("field", "smoothed") if quick else METHODS:
+            tasks[name] = {"command": ["fit", series, "--out", f"{folder}/out-{name}", *arguments_of(name)]}
         for threads in sorted({cores} if quick else {1, cores}):
             found: dict[str, list[Row]] = {name: [] for name in tasks}
             for _ in range(1 if quick else 3):
@@ -154,7 +167,7 @@ def measure_phantom(quick: bool, cores: int) -> Iterator[Row]:
         if loading:
             yield smallest(loading)
         if not quick:
-            command = ["fit", series, "--out", f"{folder}/out-paper", "--preset", "paper", "--epochs", "2"]
+            command = ["fit", series, "--out", f"{folder}/out-paper", *PAPER, "--epochs", "2"]
             shape = {"estimator": "paper", **size, "threads": cores}
             row = whole("phantom, paper preset, 2 epochs", {"command": command}, shape, cores)
             if row:
@@ -167,7 +180,7 @@ def measure_sweep(what: str, quick: bool, cores: int, limit: float) -> Iterator[
     sizes = [(n, 11) for n in voxels]
     if what == "delays":
         sizes = [(4000 if quick else 10_000, d) for d in ((6, 11) if quick else (3, 6, 11, 24, 48))]
-    tasks: dict[str, dict[str, Any]] = {name: {"estimator": name} for name in ESTIMATORS}
+    tasks: dict[str, dict[str, Any]] = {name: options_of(name) for name in METHODS}
     tasks["grid"] = {"estimator": "smoothed", "kernel": 0.0}
     for name, options in tasks.items():
         for n, delays in sizes:
@@ -176,7 +189,7 @@ def measure_sweep(what: str, quick: bool, cores: int, limit: float) -> Iterator[
             row = whole(what, task, shape, cores)
             if row:
                 yield row
-            if row is None or (row["seconds"] > limit and name != "pinn"):
+            if row is None or (row["seconds"] > limit and name != "field"):
                 break
 
 

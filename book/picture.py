@@ -22,7 +22,7 @@ def phantom_picture() -> None:
     """Simulate a brain at tSNR 1.5 (seed 0), fit it twice, draw CBF and ATT with their relative errors."""
     phantom = simulate(tsnr=1.5, seed=0)
     columns = {}
-    for name, estimator in (("voxel by voxel", "nlls"), ("multiscale field", "pinn")):
+    for name, estimator in (("voxel by voxel", "nlls"), ("multiscale field", "field")):
         estimate = fit(
             phantom.series, phantom.mask, phantom.acquisition, estimator=estimator, voxel_size=phantom.voxel_size
         )

@@ -125,8 +125,8 @@ def test_the_default_is_guided_by_a_noisy_m0_and_can_go_without(monkeypatch):
 
     monkeypatch.setattr(aslpinn.estimation, "fit", fit)
     phantom = simulate(voxel_size=COARSE)
-    benchmark.fit_phantom(phantom, "pinn")
-    benchmark.fit_phantom(phantom, "pinn-unguided")
+    benchmark.fit_phantom(phantom, "field")
+    benchmark.fit_phantom(phantom, "field-unguided")
     assert seen[False] is None
     noise = (seen[True] / np.where(phantom.mask, phantom.m0, 1) - 1)[phantom.mask]
     assert noise.std() == pytest.approx(benchmark.M0_NOISE, rel=0.1)
@@ -135,7 +135,7 @@ def test_the_default_is_guided_by_a_noisy_m0_and_can_go_without(monkeypatch):
 def test_unknown_names_are_refused():
     with pytest.raises(InputError, match="healthy"):
         benchmark.run(["nlls"], phantoms=["sick"], quick=True)
-    with pytest.raises(InputError, match="pinn-unguided"):
+    with pytest.raises(InputError, match="field-unguided"):
         benchmark.run(["guess"], quick=True, voxel_size=COARSE)
 
 

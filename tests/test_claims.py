@@ -121,7 +121,7 @@ def test_spheres_hold_the_voxels_within_their_radius():
 def low_tsnr():
     """The phantom of large voxels at tSNR 0.5, and fits of it."""
     phantom = simulate(tsnr=0.5, seed=1, voxel_size=VOXEL)
-    own = {"pinn": {}, "vb": {}, "smoothed": {"kernel": 9.0}}
+    own = {"field": {}, "vb": {}, "smoothed": {"kernel": 9.0}}
     fits = {
         name: fit(phantom.series, phantom.mask, phantom.acquisition, estimator=name, voxel_size=VOXEL, **options)
         for name, options in own.items()
@@ -137,15 +137,15 @@ def test_intervals_of_the_default_hold_where_those_of_smoothing_and_vb_do_not(lo
         e = fits[name]
         return metrics.coverage(getattr(e, key), getattr(e, f"{key}_sd"), getattr(phantom, key), gm)
 
-    assert 0.88 < covered("pinn", "cbf") <= 1
-    assert 0.88 < covered("pinn", "att") <= 1
+    assert 0.88 < covered("field", "cbf") <= 1
+    assert 0.88 < covered("field", "att") <= 1
     assert covered("smoothed", "cbf") < 0.8
     assert covered("vb", "att") < 0.85
 
 
 def test_members_know_the_sd_of_a_region_and_the_square_root_law_does_not(low_tsnr):
     phantom, fits = low_tsnr
-    estimate, mask = fits["pinn"], phantom.mask
+    estimate, mask = fits["field"], phantom.mask
     members = estimate.member_errors[:, 0]
     assert estimate.member_errors.shape == (8, 2, mask.sum())
     ratio = np.sqrt((members**2).mean(axis=0)).mean() / estimate.cbf_sd[mask].mean()

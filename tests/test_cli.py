@@ -71,15 +71,37 @@ def test_fit_recovers_what_was_put_in_and_says_where_the_maps_are(
     np.testing.assert_allclose(fitted[inside], measured[inside], rtol=0.01)  # in the input's units
 
 
-def test_options_of_networks_given_to_another_estimator_are_said_to_do_nothing(
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--estimator", "nlls", "--epochs", "3"], "estimator 'nlls' does not use it; pinn would"),
+        (["--estimator", "nlls", "--members", "3"], "estimator 'nlls' does not use it; field and pinn would"),
+        (["--estimator", "vb", "--device", "cuda"], "estimator 'vb' does not use it; pinn would"),
+        (["--estimator", "svb", "--arterial", "on"], "estimator 'svb' has no option arterial"),
+        (["--objective", "increments"], "estimator 'field' has no option objective"),
+        (["--preset", "paper"], "estimator 'field' has no presets; pinn has"),
+        (["--preset", "network"], "now preset 'default' of estimator 'pinn'"),
+        (["--estimator", "closed-form"], "now estimator 'pinn' with objective closed-form and members 1"),
+        (["--estimator", "pinn", "--vb-start", "grid"], "no setting vb_start"),
+    ],
+)
+def test_what_an_estimator_does_not_use_is_refused(
+    asl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], told: str
+) -> None:
+    out = tmp_path / "out"
+    assert main(["fit", str(asl), "--out", str(out), *given]) == 2
+    assert told in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_pinn_without_more_says_that_the_former_default_is_field(
     asl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["fit", str(asl), "--out", str(tmp_path / "out"), "--estimator", "nlls"]
-    assert main([*command, "--epochs", "3", "--preset", "paper"]) == 0
-    notes = [line for line in lines(capsys) if "without effect" in line]
-    assert notes == ["  note: --epochs, --preset: without effect on estimator nlls"]
-    assert main(command) == 0
-    assert "without effect" not in capsys.readouterr().err
+    command = ["fit", str(asl), "--out", str(tmp_path / "out"), "--estimator", "pinn", "--members", "1"]
+    assert main([*command, "--mask", "absent.nii.gz"]) == 2
+    assert "is now the estimator field" in capsys.readouterr().err
+    assert main([*command, "--epochs", "1"]) == 0
+    assert "is now the estimator field" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

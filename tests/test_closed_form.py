@@ -106,4 +106,4 @@ def test_what_the_compiled_engine_cannot_do_goes_to_torch(problem):
 def test_settings_that_define_no_encoding_are_refused(problem):
     series = problem.volume(problem.signal)
     with pytest.raises(InputError, match="finest: found 4, expected at least base"):
-        fit(series, problem.mask, problem.acquisition, estimator="closed-form", finest=4, epochs=1)
+        fit(series, problem.mask, problem.acquisition, estimator="pinn", members=1, finest=4, epochs=1)

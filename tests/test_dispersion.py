@@ -99,7 +99,7 @@ def test_a_network_takes_the_kernel_into_its_loss(dispersed):
     assert losses[0] < 1e-9 < 1e-3 < losses[1]
 
 
-@pytest.mark.parametrize("estimator", ["pinn", "vb", "svb"])
+@pytest.mark.parametrize("estimator", ["field", "vb", "svb"])
 def test_estimators_that_do_not_know_of_it_refuse(dispersed, estimator):
     with pytest.raises(InputError, match="dispersion"):
         fit(dispersed.series, dispersed.mask, dispersed.acquisition, estimator=estimator)

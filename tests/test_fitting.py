@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from aslpinn import Acquisition, FitError, InputError, fit
-from aslpinn.estimation import ESTIMATORS, FitConfig
+from aslpinn.estimation import ESTIMATORS, FitConfig, dispatch
 from aslpinn.estimation.config import PRESETS
+from aslpinn.estimation.dispatch import FUNCTIONS
 from aslpinn.estimation.fitting import configure, learning_rate, minibatches, positions
 from aslpinn.estimation.problem import Request, prepare
 from aslpinn.physics import delta_m
@@ -31,7 +32,7 @@ def phantom():
 
 def test_closed_form_recovers_a_smooth_phantom(phantom):
     series, mask, cbf, att = phantom
-    estimate = fit(series, mask, TIMING, estimator="closed-form", epochs=60, batch=300)
+    estimate = fit(series, mask, TIMING, estimator="pinn", objective="closed-form", members=1, epochs=60, batch=300)
     assert np.median(np.abs(estimate.cbf / cbf - 1)[mask]) < 0.03
     assert np.median(np.abs(estimate.att - att)[mask]) < 0.03
     assert abs((estimate.cbf[mask] / cbf[mask]).mean() - 1) < 0.02
@@ -46,7 +47,7 @@ def test_increments_find_cbf_where_pointwise_loses_it(phantom):
     settings = {"members": 1, "epochs": 60, "batch": 300, "seed": 1, "base": 6, "finest": 48}
     bias = {}
     for objective in ("increments", "pointwise"):
-        estimate = fit(series, mask, TIMING, preset="network", objective=objective, **settings)
+        estimate = fit(series, mask, TIMING, estimator="pinn", objective=objective, **settings)
         bias[objective] = (estimate.cbf[mask] / cbf[mask]).mean() - 1
     assert abs(bias["increments"]) < 0.08
     assert bias["pointwise"] < -0.25
@@ -56,7 +57,7 @@ def test_same_seed_same_maps_other_seed_other_maps(phantom):
     series, mask, _, _ = phantom
     for objective in ("closed-form", "increments", "pointwise"):
         first, again, other = (
-            fit(series, mask, TIMING, preset="network", objective=objective, seed=seed, **QUICK).cbf
+            fit(series, mask, TIMING, estimator="pinn", objective=objective, seed=seed, **QUICK).cbf
             for seed in (3, 3, 4)
         )
         assert np.array_equal(first, again)
@@ -67,7 +68,7 @@ def test_ensemble_reports_its_members_its_settings_and_a_positive_spread(phantom
     series, mask, _, _ = phantom
     calls = []
     estimate = fit(
-        series, mask, TIMING, preset="network", members=3, epochs=4, batch=400, progress=lambda *a: calls.append(a)
+        series, mask, TIMING, estimator="pinn", members=3, epochs=4, batch=400, progress=lambda *a: calls.append(a)
     )
     assert len(estimate.info["history"]) == 3
     assert len(estimate.info["history"][0]["total"]) == 4
@@ -87,7 +88,7 @@ def test_held_out_samples_stop_a_fit_that_follows_noise(phantom, rng):
         noisy,
         mask,
         TIMING,
-        preset="network",
+        estimator="pinn",
         members=1,
         epochs=60,
         batch=300,
@@ -104,7 +105,7 @@ def test_held_out_samples_stop_a_fit_that_follows_noise(phantom, rng):
 def test_a_loss_that_is_not_finite_ends_the_fit_with_its_epoch_and_cause(phantom):
     series, mask, _, _ = phantom
     with pytest.raises(FitError, match=r"epoch \d+ of 5 .*lr \(1e\+06\) is too large"):
-        fit(series, mask, TIMING, estimator="closed-form", epochs=5, batch=400, lr=1e6, schedule="constant")
+        fit(series, mask, TIMING, estimator="pinn", members=1, epochs=5, batch=400, lr=1e6, schedule="constant")
 
 
 def test_preset_paper_is_the_papers_table_2():
@@ -121,7 +122,7 @@ def test_preset_paper_is_the_papers_table_2():
 
 def test_paper_preset_runs_and_its_annealing_follows_the_epochs(phantom):
     series, mask, _, _ = phantom
-    estimate = fit(series, mask, TIMING, preset="paper", epochs=2)
+    estimate = fit(series, mask, TIMING, estimator="pinn", preset="paper", epochs=2)
     assert estimate.settings["t_max"] == 2
     assert estimate.settings["batch"] == 1000
     assert np.isfinite(estimate.cbf).all()
@@ -165,17 +166,17 @@ def test_positions_are_in_the_unit_cube_and_keep_the_proportions_of_the_brain(ph
         ({"mask": np.zeros((14, 14, 8))}, "mask is empty"),
         ({"series": np.zeros((14, 14, 8, 11))}, "zero everywhere inside the mask"),
         ({"acquisition": Acquisition(1.8, np.full(11, 1.8))}, "at least 2"),
-        ({"estimator": "magic"}, "expected one of pinn, closed-form"),
-        ({"preset": "best"}, "expected one of default, network, paper"),
-        ({"preset": "network", "frequency": 3}, "no setting frequency; expected some of objective"),
+        ({"estimator": "magic"}, "expected one of field, pinn"),
+        ({"estimator": "pinn", "preset": "best"}, "expected one of default, paper"),
+        ({"estimator": "pinn", "frequency": 3}, "no setting frequency; expected some of objective"),
         ({"estimator": "smoothed", "fwhm": 3}, "no option fwhm; expected kernel"),
         ({"estimator": "smoothed", "kernel": -1.0}, "expected a standard deviation in mm"),
-        ({"preset": "network", "epochs": 0}, "epochs is 0; expected a finite number, above 0"),
-        ({"preset": "network", "members": 1.5}, "members is 1.5; expected a whole number"),
-        ({"preset": "network", "objective": "weak"}, "expected one of closed-form, increments, pointwise"),
+        ({"estimator": "pinn", "epochs": 0}, "epochs is 0; expected a finite number, above 0"),
+        ({"estimator": "pinn", "members": 1.5}, "members is 1.5; expected a whole number"),
+        ({"estimator": "pinn", "objective": "weak"}, "expected one of closed-form, increments, pointwise"),
         ({"voxel_size": (3, 3)}, "three positive lengths in mm"),
-        ({"preset": "network", "device": "abacus"}, "device is 'abacus'"),
-        ({"preset": "network", "engine": "steam"}, "steam"),
+        ({"estimator": "pinn", "device": "abacus"}, "device is 'abacus'"),
+        ({"estimator": "pinn", "engine": "steam"}, "steam"),
         ({"guide": np.zeros((2, 2, 2))}, "guide has shape"),
     ],
 )
@@ -210,11 +211,37 @@ def test_label_minus_control_is_refused(phantom):
         fit(-np.abs(series) - 1e-4, mask, TIMING)
 
 
-def test_every_registered_estimator_is_a_module_and_a_function():
-    for name, target in ESTIMATORS.items():
-        module, function = target.split(":")
-        assert module.isidentifier(), name
-        assert function.startswith("fit_"), name
+def test_every_estimator_has_its_function():
+    assert tuple(FUNCTIONS) == ESTIMATORS
+    for name in ESTIMATORS:
+        assert callable(dispatch._function(name)), name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"estimator": "closed-form"}, "now estimator 'pinn' with objective closed-form and members 1"),
+        ({"preset": "network"}, "now preset 'default' of estimator 'pinn'"),
+        ({"estimator": "pinn", "preset": "network"}, "now preset 'default' of estimator 'pinn'"),
+        ({"preset": "paper"}, "estimator 'field' has no presets; pinn has"),
+        ({"epochs": 5}, "epochs: estimator 'field' does not use it; pinn would"),
+        ({"device": "cuda"}, "device: estimator 'field' does not use it; pinn would"),
+        ({"engine": "steam"}, "engine: estimator 'field' does not use it; pinn would"),
+        ({"estimator": "nlls", "members": 3}, "members: estimator 'nlls' does not use it; field and pinn would"),
+        ({"estimator": "vb", "guide": np.ones((14, 14, 8))}, "guide: estimator 'vb' does not use it; field would"),
+        ({"estimator": "pinn", "guide": np.ones((14, 14, 8)), "epochs": 1}, "guide: estimator 'pinn' does not use it"),
+    ],
+)
+def test_former_names_and_what_an_estimator_does_not_use_are_refused(phantom, change, message):
+    series, mask, _, _ = phantom
+    with pytest.raises(InputError, match=message):
+        fit(series, mask, TIMING, **change)
+
+
+def test_pinn_by_name_alone_says_that_the_former_default_is_field(phantom):
+    series, mask, _, _ = phantom
+    with pytest.warns(UserWarning, match="is now the estimator field"), pytest.raises(InputError):
+        fit(series, mask * 0, TIMING, estimator="pinn")
 
 
 @pytest.mark.slow
@@ -229,7 +256,7 @@ def test_reference_phantom_at_tsnr_1_5(shared):
     mask, cbf, att = load("mask") > 0, load("cbf"), load("att")
     gm, wm = (load(name) > 0.6 for name in ("gm", "wm"))
     acquisition = Acquisition(timing["tau"], timing["pld"])
-    estimate = fit(load("deltam_tsnr1.5"), mask, acquisition, preset="network", members=2, voxel_size=(3, 3, 7))
+    estimate = fit(load("deltam_tsnr1.5"), mask, acquisition, estimator="pinn", members=2, voxel_size=(3, 3, 7))
     assert np.corrcoef(estimate.cbf[mask], cbf[mask])[0, 1] > 0.85
     assert np.corrcoef(estimate.att[mask], att[mask])[0, 1] > 0.95
     assert abs(estimate.cbf[gm & mask].mean() / cbf[gm & mask].mean() - 1) < 0.05

@@ -146,7 +146,7 @@ def person(tmp_path_factory):
 
 
 def test_measures_are_those_of_the_maps(person):
-    options = {"estimator": "nlls", "preset": "default", "voxel_size": person.voxel_size}
+    options = {"estimator": "nlls"}
     estimate = fit(person.series, person.mask, person.acquisition, **options)
     numbers = subject.measure_subject(person, estimate, options)
     row = numbers["regions"]["mask"]

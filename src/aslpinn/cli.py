@@ -84,7 +84,12 @@ def _terminate_as_interrupt() -> Any:
 def _fit(arguments: argparse.Namespace) -> int:
     from .data.bids import load_subject
     from .data.derivatives import check_output, write_estimate
+    from .estimation.options import check_names, former_default, uses
 
+    check_names(arguments.estimator, arguments.preset)
+    asked = [arguments.preset, arguments.epochs, *_settings(arguments).values()]
+    if all(value is None for value in asked) and (told := former_default(arguments.estimator)):
+        _say(f"note: {told}")
     constants = _constants(arguments.constant) | _dispersion(arguments.dispersion)
     with ProgressReport() as progress:
         subject = load_subject(arguments.asl, arguments.mask, constants, **_preparation(arguments), progress=progress)
@@ -96,17 +101,8 @@ def _fit(arguments: argparse.Namespace) -> int:
     _say(f"fit: {arguments.estimator}, seed {arguments.seed}")
 
     from .estimation import fit
-    from .estimation.expected import compiling_seconds, expected_seconds, in_words
 
-    plan = (arguments.estimator, arguments.preset, arguments.members, arguments.epochs)
-    _say(f"  expected: about {in_words(expected_seconds(subject.mask, len(distinct), *plan, subject.voxel_size))}")
-    if compiling_seconds(*plan[:2]):
-        _say("  the first fit of its kind compiles its loops, once for this installation; that is counted")
-
-    unused = _unused(arguments)
-    if unused:
-        preset = " with preset default" if arguments.estimator == "pinn" else ""
-        _say(f"  note: {', '.join(unused)}: without effect on estimator {arguments.estimator}{preset}")
+    guide = {"guide": subject.m0} if uses(arguments.estimator, "guide") else {}
     begun = time.perf_counter()
     with ProgressReport() as progress:
         estimate = fit(
@@ -116,14 +112,14 @@ def _fit(arguments: argparse.Namespace) -> int:
             estimator=arguments.estimator,
             preset=arguments.preset,
             members=arguments.members,
-            epochs=None if "--epochs" in unused else arguments.epochs,
+            epochs=arguments.epochs,
             seed=arguments.seed,
             device=arguments.device,
             engine=arguments.engine,
             voxel_size=subject.voxel_size,
             progress=progress,
-            guide=subject.m0,
-            **{name: value for name in ("vb_start", "arterial") if (value := getattr(arguments, name))},
+            **guide,
+            **_settings(arguments),
         )
     from .maps import quality as qc
 
@@ -137,14 +133,10 @@ def _fit(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _unused(arguments: argparse.Namespace) -> list[str]:
-    """Options of networks that were given to an estimator that trains none: said, not passed over in silence."""
-    if arguments.estimator == "closed-form" or (arguments.estimator == "pinn" and arguments.preset != "default"):
-        return []
-    usual = {"epochs": None, "engine": "auto"}
-    if arguments.estimator != "pinn":
-        usual |= {"members": None, "preset": "default", "device": "cpu"}
-    return [f"--{name}" for name, value in usual.items() if getattr(arguments, name) != value]
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The estimator's own settings that were given."""
+    names = ("objective", "reading", "arterial", "vb_start")
+    return {name: value for name in names if (value := getattr(arguments, name)) is not None}
 
 
 def _median(values: Any) -> float:
@@ -229,6 +221,7 @@ class ProgressReport:
         self.bar: Any = None
         self.tenth = -1
         self.begun = time.perf_counter()
+        self.told = False  # how long it will take
 
     def __enter__(self) -> ProgressReport:
         return self
@@ -240,9 +233,10 @@ class ProgressReport:
     def __call__(self, done: int, total: int, message: str = "") -> None:
         """Show that `done` of `total` steps are done."""
         if not sys.stderr.isatty():
-            tenth = 10 * done // max(total, 1)
-            if tenth > self.tenth:
-                _say(f"  {10 * tenth:3d} % {message}{self._left(done, total)}")
+            tenth, left = 10 * done // max(total, 1), self._left(done, total)
+            if tenth > self.tenth or (left and not self.told):  # the time left is said once the first step is done
+                _say(f"  {100 * done // max(total, 1):3d} % {message}{left}")
+                self.told = self.told or bool(left)
             self.tenth = tenth
             return
         if self.bar is None or self.bar.total != total:
@@ -255,10 +249,17 @@ class ProgressReport:
         self.bar.update(done - self.bar.n)
 
     def _left(self, done: int, total: int) -> str:
-        """Time left in words, where it is long enough to be told."""
+        """Time left in words, where it is long enough to be told and a step is done to tell it from."""
         passed = time.perf_counter() - self.begun
         left = passed * (total - done) / max(done, 1)
-        return f", about {left:.0f} s left" if passed > 2 and left > 5 else ""
+        return f", about {in_words(left)} left" if done and passed > 2 and left > 5 else ""
+
+
+def in_words(seconds: float) -> str:
+    """A duration as one says it: 8 s, 3 min, 2.5 h."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _simulate(arguments: argparse.Namespace) -> int:

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
-
-ESTIMATORS = ("pinn", "closed-form", "nlls", "vb", "svb", "smoothed", "basil")
-PRESETS = ("default", "network", "paper")
+from .estimation.options import ESTIMATORS, PRESETS
 
 
 def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -100,20 +98,26 @@ def _add_fit(commands: Any) -> None:
     command = _command(commands, "fit", "CBF and ATT maps of one series, as BIDS derivatives.")
     _add_input(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the derivatives")
-    command.add_argument("--estimator", choices=ESTIMATORS, default="pinn")
-    command.add_argument("--preset", choices=PRESETS, default="default")
-    command.add_argument("--members", type=_positive, metavar="K", help="members of the ensemble")
-    command.add_argument("--epochs", type=_positive, metavar="N", help="networks: passes over the voxels")
+    command.add_argument(
+        "--estimator", default="field", metavar="NAME", help=f"{', '.join(ESTIMATORS)}; default: field"
+    )
+    command.add_argument("--preset", metavar="NAME", help=f"pinn: {' or '.join(PRESETS['pinn'])}")
+    command.add_argument("--objective", choices=("pointwise", "increments", "closed-form"), help="pinn: the loss")
+    command.add_argument(
+        "--reading", choices=("ode", "derivative"), help="pinn, objective pointwise: what the paper's P is"
+    )
+    command.add_argument("--members", type=_positive, metavar="K", help="field, pinn: members of the ensemble")
+    command.add_argument("--epochs", type=_positive, metavar="N", help="pinn: passes over the voxels")
     command.add_argument("--seed", type=_seed, default=0, metavar="N")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     command.add_argument("--engine", choices=("auto", "torch", "fused", "tinycudann"), default="auto")
     command.add_argument(
-        "--arterial", choices=("auto", "on", "off"), help="preset default: macrovascular signal (auto: by evidence)"
+        "--arterial", choices=("auto", "on", "off"), help="field: macrovascular signal (auto: by evidence)"
     )
     command.add_argument(
         "--dispersion",
         metavar="S,P",
-        help="nlls, smoothed, networks: a bolus spread by a gamma kernel of sharpness S per s that peaks at P s",
+        help="nlls, smoothed, pinn: a bolus spread by a gamma kernel of sharpness S per s that peaks at P s",
     )
     command.add_argument("--vb-start", choices=("grid", "prior"), help="vb, svb: an ATT grid, or BASIL's single start")
 
@@ -167,8 +171,8 @@ def _add_benchmark(commands: Any) -> None:
         "--estimator",
         action="append",
         metavar="NAME",
-        help="only this one: pinn, pinn-unguided (without M0), network, closed-form, nlls, smoothed, vb, vb-prior "
-        "(BASIL's own start), svb, basil; can be repeated",
+        help="only this one: field, field-unguided (without M0), pinn, pinn-single (one network), nlls, smoothed, vb, "
+        "vb-prior (BASIL's own start), svb, basil; can be repeated",
     )
     command.add_argument(
         "--phantom",

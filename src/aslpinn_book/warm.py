@@ -21,9 +21,9 @@ def _networks() -> None:
     from aslpinn.estimation import fit
 
     series, mask, timing = synthetic(500, 6)
-    fit(series, mask, timing, estimator="closed-form", epochs=1)
+    fit(series, mask, timing, estimator="pinn", objective="closed-form", members=1, epochs=1)
     # f_tissue shares that loop; PyTorch's modules are evaluated by kernels of their own
-    fit(series, mask, timing, preset="network", objective="increments", members=1, epochs=1)
+    fit(series, mask, timing, estimator="pinn", objective="increments", members=1, epochs=1)
 
 
 def _voxels() -> None:

@@ -23,7 +23,7 @@ def _setting(default: Any, meaning: str, table2: str = "") -> Any:
 class FitConfig:
     """Settings of a fit by networks; each field's metadata say what it means and which row of Table 2 it is.
 
-    Field defaults are those of preset "network"; `PRESETS` has the others.
+    Field defaults are those of preset "default"; `PRESETS` has the others.
     """
 
     objective: str = _setting("closed-form", "closed-form, increments or pointwise (the paper's)")
@@ -121,7 +121,7 @@ class FitConfig:
 
 #: "paper" is the paper's Table 2 and text to the letter; what they leave unsaid keeps the defaults above.
 PRESETS: dict[str, FitConfig] = {
-    "network": FitConfig(),
+    "default": FitConfig(),
     "paper": FitConfig(
         objective="pointwise",
         alpha=1.0,
@@ -144,8 +144,3 @@ PRESETS: dict[str, FitConfig] = {
         members=1,
     ),
 }
-
-
-def preset_of(name: str) -> FitConfig:
-    """The network settings of a preset; "default", which is no network, stands for "network" here."""
-    return PRESETS["network" if name == "default" else name]

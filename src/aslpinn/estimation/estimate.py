@@ -31,7 +31,7 @@ class Estimate:
         What the run reports of itself (seconds, loss history, noise SD, chosen kernel, ...).
     member_errors : (K, 2, N) float32 array or None
         Errors of CBF and ATT of the K members at the N voxels of the mask, in C order: draws from the posterior around
-        its mean, which say how errors of different voxels go together. Default preset of pinn only.
+        its mean, which say how errors of different voxels go together. Estimator field only.
     abv, flags : (X, Y, Z) array or None
         Arterial blood volume (fraction) and per-voxel flags, where the estimator has them.
     """

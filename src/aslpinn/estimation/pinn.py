@@ -1,4 +1,4 @@
-"""The network estimators: "pinn" (any objective, an ensemble) and "closed-form" (one network, no f_tissue)."""
+"""Estimator "pinn": networks, trained for any objective, one or an ensemble."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
 from .closed_form import CompiledMembers, serves
-from .config import FitConfig, preset_of
+from .config import FitConfig
 from .estimate import Estimate
 from .grid import gauss_newton_sd
 from .problem import Floats, Problem, Request
@@ -19,25 +18,15 @@ MEMBER_SEEDS = 1009  # seeds of the members: seed * MEMBER_SEEDS + k, so that ru
 
 
 def fit_pinn(problem: Problem, request: Request, **overrides: Any) -> Estimate:
-    """Presets network and paper: mean over an ensemble of trained networks; any field of FitConfig by name.
+    """Mean over an ensemble of trained networks; any field of FitConfig by name, see `fit_networks`.
 
     See `standard_deviations` for what the SDs mean. Raises InputError for a setting that does not
     exist, FitError where a loss is not finite.
     """
-    return fit_networks(problem, request, configure(request, preset_of(request.preset), **overrides), "pinn")
+    return fit_networks(problem, request, configure(request, **overrides))
 
 
-def fit_closed_form(problem: Problem, request: Request, **overrides: Any) -> Estimate:
-    """f_ode -> Buxton -> data: the closed-form objective, by default with one member."""
-    if overrides.get("objective", "closed-form") != "closed-form":
-        raise InputError(
-            f"objective is {overrides['objective']!r}; estimator closed-form has its own: use estimator pinn"
-        )
-    base = preset_of(request.preset).with_overrides(objective="closed-form", members=1)
-    return fit_networks(problem, request, configure(request, base, **overrides), "closed-form")
-
-
-def fit_networks(problem: Problem, request: Request, config: FitConfig, name: str) -> Estimate:
+def fit_networks(problem: Problem, request: Request, config: FitConfig) -> Estimate:
     """Train config.members networks one after the other, and one more for the SDs; combine their maps."""
     began = time.perf_counter()
     networks = members_of(problem, request, config)
@@ -78,7 +67,7 @@ def fit_networks(problem: Problem, request: Request, config: FitConfig, name: st
         "engine": engine,
     }
     settings = config.as_dict() | {"preset": request.preset, "device": request.device, "engine": request.engine}
-    return problem.estimate(name, mean_cbf, mean_att, cbf_sd, att_sd, settings, info)
+    return problem.estimate("pinn", mean_cbf, mean_att, cbf_sd, att_sd, settings, info)
 
 
 def members_of(problem: Problem, request: Request, config: FitConfig) -> Members:

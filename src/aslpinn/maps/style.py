@@ -23,11 +23,11 @@ CATEGORICAL = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
 
 #: One color a method, the same in every chapter.
 METHOD_COLORS = {
-    "pinn": CATEGORICAL[0],
-    "pinn-unguided": "#004C77",
-    "network": "#8CC6E8",
+    "field": CATEGORICAL[0],
+    "field-unguided": "#004C77",
+    "pinn": "#8CC6E8",
+    "pinn-single": CATEGORICAL[5],
     "vb-prior": "#8C4A72",
-    "closed-form": CATEGORICAL[5],
     "nlls": CATEGORICAL[1],
     "smoothed": CATEGORICAL[2],
     "vb": CATEGORICAL[3],
@@ -38,8 +38,8 @@ METHOD_COLORS = {
 
 #: One marker a method, so that color is never the only difference.
 METHOD_MARKERS = {
-    "pinn": "o", "closed-form": "P", "nlls": "s", "smoothed": "^", "vb": "D", "svb": "v", "basil": "v", "truth": "*",
-    "pinn-unguided": "h", "network": "X", "vb-prior": "d",
+    "field": "o", "pinn-single": "P", "nlls": "s", "smoothed": "^", "vb": "D", "svb": "v", "basil": "v", "truth": "*",
+    "field-unguided": "h", "pinn": "X", "vb-prior": "d",
 }  # fmt: skip
 
 

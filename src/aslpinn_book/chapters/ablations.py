@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-#: Networks of all ablations: preset network with one member, one encoding for CBF and ATT, short training.
+#: Networks of all ablations: preset default of pinn with one member, one encoding for CBF and ATT, short training.
 BASE: dict[str, Any] = {
     "objective": "closed-form",
     "levels": 4,
@@ -112,10 +112,10 @@ def slab(protocol: str = "te11", tsnr: float = 1.5, seed: int = 0, slices: int =
 
 
 def fit_config(case: Phantom, settings: Mapping[str, Any]) -> Estimate:
-    """Fit a phantom with preset network, changed by any fields of FitConfig."""
+    """Fit a phantom with networks of preset default, changed by any fields of FitConfig."""
     from aslpinn.estimation import fit
 
-    return fit(case.series, case.mask, case.acquisition, preset="network", voxel_size=case.voxel_size, **dict(settings))
+    return fit(case.series, case.mask, case.acquisition, estimator="pinn", voxel_size=case.voxel_size, **dict(settings))
 
 
 def score(case: Phantom, estimate: Estimate) -> Row:

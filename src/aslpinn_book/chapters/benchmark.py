@@ -29,12 +29,12 @@ class Method:
     guided: bool = False
 
 
-#: Row's name -> how it is fitted. "pinn" is what the command line does; the row below it leaves M0 out.
+#: Row's name -> how it is fitted. "field" is what the command line does; the row below it leaves M0 out.
 METHODS: dict[str, Method] = {
-    "pinn": Method("pinn", guided=True),
-    "pinn-unguided": Method("pinn"),
-    "network": Method("pinn", {"preset": "network"}),
-    "closed-form": Method("closed-form"),
+    "field": Method("field", guided=True),
+    "field-unguided": Method("field"),
+    "pinn": Method("pinn", {"preset": "default"}),
+    "pinn-single": Method("pinn", {"objective": "closed-form", "members": 1}),
     "nlls": Method("nlls"),
     "smoothed": Method("smoothed"),
     "vb": Method("vb"),
@@ -42,7 +42,7 @@ METHODS: dict[str, Method] = {
     "svb": Method("svb"),
     "basil": Method("basil"),
 }
-QUICK_METHODS = ("closed-form", "nlls", "smoothed")
+QUICK_METHODS = ("pinn-single", "nlls", "smoothed")
 TSNRS = (1.5, 0.5)
 M0_NOISE = 0.02  # SD of the guide's noise, relative to M0: an M0 scan has a tSNR of about 50
 ALL_SEEDS = -1  # `Score.seed` of what is computed from all noise seeds together

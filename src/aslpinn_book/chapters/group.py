@@ -109,17 +109,16 @@ def example_group(count: int) -> tuple[str, list[Member]]:
     import tempfile
 
     from aslpinn.data import load_subject, simulate, write_phantom
-    from aslpinn.estimation import fit
 
-    from .subject import measure_subject
+    from .subject import fitter, measure_subject
 
     members = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(1, count + 1):
             phantom = simulate(volunteer=number, seed=number, voxel_size=(9.0, 9.0, 10.0))
             person = load_subject(write_phantom(phantom, folder, subject=f"{number:02d}")[0])
-            options: dict[str, Any] = {"estimator": "nlls", "preset": "default", "voxel_size": person.voxel_size}
-            estimate = fit(person.series, person.mask, person.acquisition, **options)
+            options: dict[str, Any] = {"estimator": "nlls"}
+            estimate = fitter(person, **options)(person.series, person.mask, person.acquisition)
             members.append(
                 Member(person.name, "simulated", "done", measures=measure_subject(person, estimate, options))
             )

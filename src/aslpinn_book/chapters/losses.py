@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from aslpinn.estimation.config import preset_of
 from aslpinn.estimation.fitting import Fields, configure, evaluate, train, training_data
 from aslpinn.estimation.pinn import MEMBER_SEEDS
 from aslpinn.estimation.problem import Request, prepare
@@ -48,13 +47,13 @@ def snapshots(
     voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0),
     **settings: Any,
 ) -> Snapshots:
-    """Train one network of preset "network" for max(epochs) epochs and keep its maps after each of `epochs`.
+    """Train one network of preset "default" for max(epochs) epochs and keep its maps after each of `epochs`.
 
     The last maps are those of `aslpinn.fit` with one member, the same seed and the same settings.
     """
     problem = prepare(series, mask, acquisition)
-    request = Request(preset="network", members=1, epochs=max(epochs), seed=seed, voxel_size=voxel_size)
-    config = configure(request, preset_of(request.preset), **settings)
+    request = Request(preset="default", members=1, epochs=max(epochs), seed=seed, voxel_size=voxel_size)
+    config = configure(request, **settings)
     data = training_data(problem, request, config)
     member = config.seed * MEMBER_SEEDS
     fields = Fields(config, member, request.engine, request.device)

@@ -64,7 +64,7 @@ def time_fit(voxels: int, delays: int = 11, repeats: int = 1, **options: Any) ->
     from aslpinn.estimation import fit
 
     series, mask, timing = synthetic(voxels, delays)
-    if options.get("estimator", "pinn") == "pinn":
+    if options.get("estimator", "field") == "field":
         options = {"guide": synthetic_m0(mask)} | options
     best = math.inf
     for _ in range(repeats):
@@ -156,10 +156,10 @@ class Limit:
 
 
 #: Estimator -> times the grid fit's, whole processes.
-FIT_BOUNDS = {"pinn": 8.0, "closed-form": 3.5}
+FIT_BOUNDS = {"field": 8.0, "pinn-single": 3.5}
 PROMISED = (
-    Limit("default fit / grid fit", FIT_BOUNDS["pinn"]),
-    Limit("closed form, one member / grid fit", FIT_BOUNDS["closed-form"]),
+    Limit("default fit / grid fit", FIT_BOUNDS["field"]),
+    Limit("closed form, one member / grid fit", FIT_BOUNDS["pinn-single"]),
     Limit("plain autograd / paper's step", 35.0, at_least=True),
     Limit("peak memory of the default fit (GB)", 1.2),
     Limit("a million voxels / 29,804", 40.0),
@@ -174,15 +174,15 @@ def limits(rows: Sequence[Row]) -> list[Limit]:
     memory = _table(rows, "phantom", "peak_mb", threads)
     found: dict[str, float] = {}
     if "grid" in seconds:
-        for name, what in (("pinn", "default fit / grid fit"), ("closed-form", "closed form, one member / grid fit")):
+        for name, what in (("field", "default fit / grid fit"), ("pinn-single", "closed form, one member / grid fit")):
             if name in seconds:
                 found[what] = seconds[name] / seconds["grid"]
     steps = _table(rows, "step pointwise", "seconds", threads) or _table(rows, "step pointwise", "seconds", None)
     if {"naive", "fused"} <= set(steps):
         found["plain autograd / paper's step"] = steps["naive"] / steps["fused"]
-    if "pinn" in memory:
-        found["peak memory of the default fit (GB)"] = memory["pinn"] / 1024
-    million = [row for row in rows if row["case"] == "voxels" and row["estimator"] == "pinn"]
+    if "field" in memory:
+        found["peak memory of the default fit (GB)"] = memory["field"] / 1024
+    million = [row for row in rows if row["case"] == "voxels" and row["estimator"] == "field"]
     large = [row for row in million if row["voxels"] == MILLION]
     small = [row for row in million if row["voxels"] == PHANTOM_VOXELS]
     if large and small:
@@ -224,7 +224,7 @@ COLORS = METHOD_COLORS | {
 
 
 NAMES = {
-    "pinn": "default", "closed-form": "closed form", "naive": "plain autograd", "torch": "reference engine",
+    "field": "default", "pinn-single": "one network", "naive": "plain autograd", "torch": "reference engine",
     "fused": "compiled engine",
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from aslpinn.data import Subject, write_estimate
 from aslpinn.estimation import Estimate, fit
+from aslpinn.estimation.options import uses
 from aslpinn.maps import metrics
 from aslpinn.maps import quality as qc
 
@@ -23,10 +24,19 @@ SMALLEST_REGION = 20
 Fit = Callable[..., Estimate]
 
 
-def short_settings(estimator: str, preset: str, fast: bool) -> dict[str, int]:
-    """Options of a fast fit: estimators that train networks take one member and few epochs, the others need none."""
-    trained = estimator == "closed-form" or (estimator == "pinn" and preset != "default")
-    return {"members": 1, "epochs": 8} if fast and trained else {}
+def fitter(person: Subject, estimator: str = "field", preset: str = "", seed: int = 0, fast: bool = False) -> Fit:
+    """A fit(series, mask, acquisition) of a subject's volumes with the guide and voxel size of the subject.
+
+    fast: estimators that train networks take one member and few epochs; the others need no short settings.
+    """
+    options: dict[str, Any] = {"estimator": estimator, "seed": seed, "voxel_size": person.voxel_size}
+    if preset:
+        options["preset"] = preset
+    if uses(estimator, "guide"):
+        options["guide"] = person.m0
+    if fast and uses(estimator, "epochs"):
+        options |= {"members": 1, "epochs": 8}
+    return lambda series, mask, acquisition: fit(series, mask, acquisition, **options)
 
 
 def regions_of(person: Subject) -> dict[str, NDArray[np.bool_]]:
@@ -119,30 +129,25 @@ def measure_subject(
     Parameters
     ----------
     options
-        What the estimate was made with, as for `aslpinn.fit`; without the settings that fast sets.
+        What the estimate was made with: estimator, preset and seed, as for `fitter`.
     compare
-        Further estimators, "vb" or "pinn:network" -> folder for their maps: each is fitted and measured too, with the
+        Further estimators, "vb" or "pinn:paper" -> folder for their maps: each is fitted and measured too, with the
         share of voxels in which the main estimate's residual is the smaller ("improved").
     with_held_out
         Fit the odd repeats and predict the even ones, where there are any.
     """
-
-    def fitted(**changes: Any) -> Fit:
-        settings = {**options, **changes}
-        settings |= short_settings(settings["estimator"], settings["preset"], fast)
-        return lambda series, mask, acquisition: fit(series, mask, acquisition, **settings)
 
     def numbers(made: Estimate, run: Fit) -> dict[str, Any]:
         row: dict[str, Any] = {"regions": measure(person, made), "quality": quality(person, made)}
         error = held_out(person, run) if with_held_out else None
         return row | ({"held_out": error} if error else {})
 
-    record = numbers(estimate, fitted())
+    record = numbers(estimate, fitter(person, **options, fast=fast))
     mine = voxel_residual(person, estimate)
     others = {}
     for name, folder in (compare or {}).items():
         estimator, _, preset = name.partition(":")
-        run = fitted(estimator=estimator, preset=preset or "default")
+        run = fitter(person, **{**options, "estimator": estimator, "preset": preset}, fast=fast)
         made = run(person.series, person.mask, person.acquisition)
         write_estimate(person, made, folder)
         row = numbers(made, run)

@@ -32,10 +32,19 @@ METHODS: dict[str, Method] = {
     "VB, grid start": Method("vb"),
     "smoothed": Method("smoothed"),
     "fine network": Method(
-        "closed-form",
-        {"levels": 16, "base": 16, "finest": 4096, "att_levels": 0, "epochs": 20, "batch": 500},
+        "pinn",
+        {
+            "objective": "closed-form",
+            "members": 1,
+            "levels": 16,
+            "base": 16,
+            "finest": 4096,
+            "att_levels": 0,
+            "epochs": 20,
+            "batch": 500,
+        },
     ),
-    "default": Method("pinn"),
+    "default": Method("field"),
 }
 REFERENCE = "VB, one start"
 

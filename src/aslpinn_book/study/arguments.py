@@ -24,9 +24,12 @@ def add_arguments(parser: Any) -> None:
     add("--participant", action="append", metavar="LABEL", help="only this subject; may be repeated")
     add("--session", action="append", metavar="LABEL", help="only this session; may be repeated")
     add(
-        "--estimator", action="append", metavar="NAME[:PRESET]", help="default: pinn; repeated: compared with the first"
+        "--estimator",
+        action="append",
+        metavar="NAME[:PRESET]",
+        help="default: field; repeated: compared with the first",
     )
-    add("--preset", help="its preset: default, network or paper")
+    add("--preset", help="preset of pinn: default or paper")
     add("--seed", type=int, help="seed of every random choice (default: 0)")
     add("--fast", action="store_true", help="short settings: minutes become seconds, numbers are worse")
     add("--force", action="store_true", help="run everything again")

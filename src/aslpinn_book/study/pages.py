@@ -149,7 +149,7 @@ def subjects_page(record: dict[str, Any]) -> str:
     lines = [
         "# Subjects",
         "",
-        f"{len(subjects)} series, estimator `{settings['estimators'][0]}`, preset `{settings['preset']}`. "
+        f"{len(subjects)} series, estimator `{settings['estimators'][0]}`. "
         + (f"{len(failed)} failed; {told} why." if failed else "All were fitted."),
         "",
         "| subject | data set | state | seconds |",

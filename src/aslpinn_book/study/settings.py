@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aslpinn.errors import InputError
-from aslpinn.options import ESTIMATORS, PRESETS
+from aslpinn.estimation.options import ESTIMATORS, PRESETS, check_names
 
 BATCH = 1000  #: Most volunteers that one study simulates.
 
@@ -28,7 +28,7 @@ class Study:
     volunteers: int = 2
     participants: tuple[str, ...] = ()
     sessions: tuple[str, ...] = ()
-    estimators: tuple[str, ...] = ("pinn",)
+    estimators: tuple[str, ...] = ("field",)
     preset: str = "default"
     seed: int = 0
     held_out: bool = True
@@ -41,7 +41,7 @@ class Study:
 
     @property
     def main(self) -> tuple[str, str]:
-        """Estimator and preset of the maps and of each subject's page."""
+        """Estimator of the maps and of each subject's page, and its preset ("" where it has none)."""
         return split_estimator(self.estimators[0], self.preset)
 
 
@@ -75,10 +75,12 @@ SCHEMA: dict[str, Setting] = {
     "estimators": Setting(
         "labels",
         "estimators; the first makes the maps and the pages, the others are compared with it. "
-        f'One of {", ".join(ESTIMATORS)}, with a preset of its own as in "pinn:network" where wanted',
-        '["pinn", "vb"]',
+        f'One of {", ".join(ESTIMATORS)}, with a preset of its own as in "pinn:paper" where wanted',
+        '["field", "vb"]',
     ),
-    "preset": Setting("label", f"preset of estimators without one of their own: {', '.join(PRESETS)}", '"default"'),
+    "preset": Setting(
+        "label", f"preset of pinn where it is named without one: {', '.join(PRESETS['pinn'])}", '"default"'
+    ),
     "seed": Setting("count", "seed of every random choice", "0"),
     "held_out": Setting(
         "flag", "where delays are repeated, also fit half of the repeats and predict the others", "true"
@@ -126,18 +128,12 @@ def read_study(path: Path) -> Study:
 
 def check(plan: Study, where: str = "") -> None:
     """InputError, its message after where, unless every value of the plan can be run."""
-    if plan.preset not in PRESETS:
-        raise InputError(f"{where}preset is {plan.preset!r}; expected one of {', '.join(PRESETS)}")
+    _check_names(f"{where}preset: ", "pinn", plan.preset)
     if not plan.estimators:
         raise InputError(f"{where}estimators is empty; expected at least one of {', '.join(ESTIMATORS)}")
     for name in plan.estimators:
         estimator, preset = split_estimator(name, plan.preset)
-        if estimator not in ESTIMATORS:
-            raise InputError(f"{where}estimators has {name!r}; expected some of {', '.join(ESTIMATORS)}")
-        if preset not in PRESETS:
-            raise InputError(
-                f"{where}estimators has {name!r}; expected a preset of {', '.join(PRESETS)} after the colon"
-            )
+        _check_names(f"{where}estimators has {name!r}: ", estimator, preset)
     if len({split_estimator(name, plan.preset) for name in plan.estimators}) < len(plan.estimators):
         raise InputError(f"{where}estimators has {', '.join(plan.estimators)}; expected each once")
     if not 1 <= plan.volunteers <= BATCH:
@@ -148,6 +144,13 @@ def check(plan: Study, where: str = "") -> None:
         raise InputError(f"{where}seed is {plan.seed}; expected 0 or more")
     if plan.constants:
         _check_constants(plan.constants, where)
+
+
+def _check_names(where: str, estimator: str, preset: str) -> None:
+    try:
+        check_names(estimator, preset or None)
+    except InputError as error:
+        raise InputError(f"{where}{error}") from None
 
 
 def _check_constants(constants: dict[str, float], where: str) -> None:
@@ -164,9 +167,9 @@ def _check_constants(constants: dict[str, float], where: str) -> None:
 
 
 def split_estimator(name: str, preset: str) -> tuple[str, str]:
-    """("pinn", "network") of "pinn:network"; without a colon the preset given."""
+    """("pinn", "paper") of "pinn:paper"; without a colon the preset given, or "" where the estimator has none."""
     estimator, _, own = name.partition(":")
-    return estimator, own or preset
+    return estimator, own or (preset if estimator in PRESETS else "")
 
 
 def template() -> str:

@@ -23,6 +23,7 @@ from typing import Any
 
 from aslpinn import __version__
 from aslpinn.errors import InputError
+from aslpinn.estimation.options import PRESETS, former_default
 
 from .execute import write_atomic
 from .lock import locked
@@ -64,6 +65,8 @@ def run_study(plan: Study, say: Callable[[str], None] = _print, only: Sequence[s
     subject, take what those processes left, then the group, the chapters and the book.
     """
     check(plan)
+    for told in filter(None, (former_default(name) for name in plan.estimators)):
+        say(f"note: {told}")
     for module in ("jupytext", "papermill"):  # of an extra; without them every notebook would fail by itself
         if find_spec(module) is None:
             raise ModuleNotFoundError(f"No module named {module!r}", name=module)
@@ -138,7 +141,7 @@ def found_subjects(plan: Study, project: Path) -> list[Task]:
     }
     template = project / "notebooks" / "subject.md"
     others = [
-        f"{name}:{plan.preset}" if ":" not in name and plan.preset != "default" else name for name in plan.estimators
+        f"{name}:{plan.preset}" if name in PRESETS and plan.preset != "default" else name for name in plan.estimators
     ]
     return subject_tasks(bids, out, template, _common(plan) | own, plan.participants, plan.sessions, compare=others[1:])
 
@@ -228,7 +231,9 @@ def _run_group(
     if not subjects or not task.notebook.is_file():
         return None
     listed = Path(str(task.parameters["subjects"]))
-    write_atomic(listed, json.dumps({"estimator": ":".join(plan.main), "subjects": rows}, indent=1) + "\n")
+    write_atomic(
+        listed, json.dumps({"estimator": ":".join(filter(None, plan.main)), "subjects": rows}, indent=1) + "\n"
+    )
     states |= run_tasks([task], project / "notebooks", 1, plan.force, say)
     return task
 

@@ -116,12 +116,12 @@ def fit_field(
     if not (np.isfinite(maps).all() and np.isfinite(mixture.fitted).all()):
         raise FitError("the field's fit is not finite; check the series for extreme values, or use --estimator nlls")
     settings = {
-        "preset": request.preset, "seed": request.seed, "members": members, "levels": levels,
+        "seed": request.seed, "members": members, "levels": levels,
         "iterations": iterations, "arterial": arterial, "regions": regions, "guide": request.guide is not None,
     }  # fmt: skip
     info = _info(brain, fit, mixture, noise) | {"seconds": time.perf_counter() - began}
     cbf, att, cbf_sd, att_sd = maps.astype(np.float32)
-    estimate = problem.estimate("pinn", cbf.clip(*CBF_BOUNDS), att.clip(*ATT_BOUNDS), cbf_sd, att_sd, settings, info)
+    estimate = problem.estimate("field", cbf.clip(*CBF_BOUNDS), att.clip(*ATT_BOUNDS), cbf_sd, att_sd, settings, info)
     estimate.fitted = problem.volume(mixture.fitted)
     estimate.member_errors = fit.member_errors
     if mixture.artery_share > 0 or arterial == "on":
