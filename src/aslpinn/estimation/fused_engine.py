@@ -76,7 +76,8 @@ class Engine:
         factors = np.array(shares, np.float32)
         on_threads(
             self.threads, gradients, self.packed.theta, self.packed.nets, self.index[0], self.index[-1], self.batch,
-            points, drawn, self.physics, self.objective, factors, self._work, self.partial, self.g_codes[0], self.g_codes[-1], sums,
+            points, drawn, self.physics, self.objective, factors, self._work, self.partial,
+            self.g_codes[0], self.g_codes[-1], sums,
         )  # fmt: skip
         data, physics = (float(x) for x in sums.sum(axis=0))
         if not self.objective:
