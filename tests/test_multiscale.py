@@ -13,11 +13,12 @@ from aslpinn.estimation.field import solver
 from aslpinn.estimation.field.fit import ARTERY
 from aslpinn.estimation.field.likelihood import Likelihood, repeat_noise, student_weights
 from aslpinn.estimation.field.prior import Prior, depth_features, guide_function
-from aslpinn.estimation.kinetic_kernels import artery, physics_of, sigma_point_sums, tissue
+from aslpinn.estimation.kinetic_kernels import artery, sigma_point_sums, tissue
 from aslpinn.estimation.problem import prepare
 from aslpinn.fields.gaussian import GaussianLevels
 from aslpinn.maps import metrics
 from aslpinn.physics import apparent_t1, arterial, delta_m
+from aslpinn.physics.kinetics import factors
 
 TAU, PLD = np.full(11, 0.327), 0.049 + 0.327 * np.arange(10, -1, -1)
 TIMING = Acquisition(TAU, PLD)
@@ -216,7 +217,7 @@ def test_options_that_make_no_sense_are_refused(phantom, options, message):
 
 def test_the_compiled_formulas_are_those_of_the_physics(rng):
     constants = Constants(t1_blood=1.6, t1_tissue=1.2, partition_coefficient=0.95, labeling_efficiency=0.8)
-    physics = physics_of(constants)
+    physics = factors(constants)
     for att, cbf, pld in rng.uniform([0.1, 5, 0.0], [3, 100, 3], (200, 3)):
         t1 = apparent_t1(cbf, constants)
         expected = delta_m(1.0, att, pld, 0.9, constants, t1_apparent=t1)
@@ -230,7 +231,7 @@ def test_sigma_points_of_small_width_are_the_derivatives(rng):
     cbf, att = rng.uniform(20, 80, n), rng.uniform(0.4, 2.5, n)
     y, fitted, sums = rng.normal(0, 1e-3, (n, 11)), np.empty((n, 11)), np.empty((n, 5))
     nodes, weights = np.polynomial.hermite_e.hermegauss(5)
-    physics = physics_of(TIMING.constants)
+    physics = factors(TIMING.constants)
     row, count = np.zeros(n, np.int64), np.full(11, 2.0)
     sigma_point_sums(
         0, n, y, cbf, att, h, row, PLD[None], TAU, count, physics, nodes, weights / weights.sum(), fitted, sums

@@ -9,11 +9,11 @@ from scipy.ndimage import convolve, gaussian_filter
 from aslpinn import Acquisition, fit, simulate
 from aslpinn.estimation import regions
 from aslpinn.estimation.field.fit import REGION
-from aslpinn.estimation.kinetic_kernels import physics_of
 from aslpinn.estimation.problem import Timing
 from aslpinn.estimation.regions import RegionSearch
 from aslpinn.maps import metrics
 from aslpinn.physics import delta_m
+from aslpinn.physics.kinetics import factors
 
 TAU, PLD = np.full(11, 0.327), 0.049 + 0.327 * np.arange(10, -1, -1)
 TIMING = Acquisition(TAU, PLD)
@@ -37,7 +37,7 @@ def brain(lesion: bool, seed: int = 0):
 
 
 def search_on(mask: np.ndarray) -> RegionSearch:
-    row, physics = np.zeros(int(mask.sum()), np.int64), physics_of(TIMING.constants)
+    row, physics = np.zeros(int(mask.sum()), np.int64), factors(TIMING.constants)
     return RegionSearch(mask, VOXEL, Timing(row, PLD[None], TAU, np.ones(11), physics))
 
 

@@ -15,8 +15,8 @@ from ..fields.fused import LANES, Network, padded
 from ..fields.fused_table import rates_of, table_gradient_step
 from ..fields.plain import Floats, PlainEncoding, PlainSiren
 from ..fields.threads import on_threads, workers
+from ..physics.kinetics import Factors
 from .config import FitConfig
-from .fused_physics import Physics
 from .fused_samples import Batch
 from .fused_step import CLOSED_FORM, DERIVATIVE, INCREMENTS, ODE, Table, Work, gradients, weights_step
 
@@ -44,7 +44,7 @@ class Engine:
         encodings: Sequence[PlainEncoding],
         index: Sequence[tuple[NDArray[np.uint32], Floats]],
         batch: Batch,
-        physics: Physics,
+        physics: Factors,
         config: FitConfig,
     ) -> None:
         pointwise = ODE if config.reading == "ode" else DERIVATIVE
@@ -189,7 +189,7 @@ def _workspace(nets: tuple[Network, ...], threads: int) -> Any:
         gradient=room(3, hidden * LANES),
         out=room(3, 4, 2 * LANES),
         at=room(4, LANES),
-        model=room(7 * LANES),
+        model=room(4 * LANES),
         lane=room(12 * LANES),
         order=np.zeros((threads, LANES), np.int64),
     )

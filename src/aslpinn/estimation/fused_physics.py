@@ -5,67 +5,80 @@ The same formulas as `aslpinn.physics.kinetics` and `objectives`, which tests co
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from numba import njit
+from numba.extending import register_jitable
 
 from ..fields.fused import KERNEL, LANES, decay, f32
 from ..physics import Constants
-from ..physics.constants import CBF_PER_FLOW
+from ..physics.kinetics import Factors, factors, formulas
 
 
-class Physics(NamedTuple):
-    """Constants of the model, as the kernels want them."""
-
-    height: float  # scale * 2 * efficiency / CBF_PER_FLOW: signal of a full, undecayed bolus, per ml/100g/min and s
-    blood_rate: float  # 1 / T1 blood
-    tissue_rate: float  # 1 / T1 tissue
-    rate_per_cbf: float  # d(1 / T1') / d cbf
+def physics_of(constants: Constants, scale: float) -> Factors:
+    """The factors of `physics.kinetics` for signals scaled by `scale`, in single precision."""
+    return Factors(*map(f32, factors(constants, scale)))  # type: ignore[arg-type]
 
 
-def physics_of(constants: Constants, scale: float) -> Physics:
-    """The factors of `buxton` for signals scaled by `scale`."""
-    per_cbf = 1.0 / (CBF_PER_FLOW * constants.partition_coefficient)
-    height = scale * 2.0 * constants.efficiency / CBF_PER_FLOW
-    return Physics(height, 1.0 / constants.t1_blood, 1.0 / constants.t1_tissue, per_cbf)
+@register_jitable
+def exponential(x: Any) -> Any:
+    """Return exp(x) of x <= 0."""
+    return decay(-x)
 
+
+@register_jitable
+def positive(x: Any, width: Any) -> Any:
+    """A sharp edge's positive part."""
+    return max(x, f32(0.0))
+
+
+@register_jitable
+def step(x: Any, width: Any) -> Any:
+    """Its derivative."""
+    return f32(1.0) if x > f32(0.0) else f32(0.0)
+
+
+@register_jitable
+def bend(x: Any, width: Any) -> Any:
+    """Its second derivative, but for the infinite value at 0."""
+    return f32(0.0)
+
+
+# Not cached: what calls them is, with them inside.
+INSIDE_KERNEL = {name: value for name, value in KERNEL.items() if name != "cache"}
+sharp = formulas(exponential, positive, step, bend, compiled=njit(**INSIDE_KERNEL))
+inflow, signal_slopes = sharp.inflow, sharp.signal_slopes
+growing_slopes, entering_slopes = sharp.growing_slopes, sharp.entering_slopes
 
 #: Rows of a block's samples, LANES values each: what they are, then gradients.
 CBF, ATT, PLD, TAU, SLOPE, MEASURED, WEIGHT, INSIDE, TIME, G_CBF, G_ATT, G_FITTED = (row * LANES for row in range(12))
-#: Rows of what `buxton` finds: signal S, dS/dcbf, dS/datt; inflow I, dI/dcbf, dI/datt; 1/T1'.
-SIGNAL, SIGNAL_CBF, SIGNAL_ATT, INFLOW, INFLOW_CBF, INFLOW_ATT, RATE = (row * LANES for row in range(7))
+#: Rows of what `solution` or `rates` finds: a value (S, dS/dt or the inflow), its slopes by CBF and ATT; 1/T1'.
+VALUE, BY_CBF, BY_ATT, RATE = (row * LANES for row in range(4))
 #: Rows of f_tissue's outputs: signal, its rate, gradients of both.
 FITTED, FITTED_RATE, G_OUT, G_OUT_RATE = (row * 2 * LANES for row in range(4))
 
 
 @njit(**KERNEL)
-def buxton(lane: Any, physics: Any, model: Any) -> None:
-    """Write Buxton's solution and its inflow at the samples in lane, with derivatives, into the rows of model.
+def solution(lane: Any, of: Any, model: Any) -> None:
+    """Write Buxton's solution at the samples in lane, with its slopes by CBF and ATT, into the rows of model."""
+    for s in range(LANES):
+        cbf, att, tau = lane[CBF + s], lane[ATT + s], lane[TAU + s]
+        rate = of.tissue_rate + cbf * of.rate_per_cbf
+        found = signal_slopes(cbf, inflow(att, of), lane[PLD + s] + tau - att, tau, rate, of, f32(0.0))
+        model[VALUE + s], model[BY_CBF + s], model[BY_ATT + s] = found
 
-    dS/dt = I - S / T1' (`delta_m_ode`); I is what arrives, and what a longer bolus adds after its end.
-    """
-    height, blood, per_cbf = f32(physics.height), f32(physics.blood_rate), f32(physics.rate_per_cbf)
-    tissue = f32(physics.tissue_rate)
+
+@njit(**KERNEL)
+def rates(lane: Any, of: Any, ode: bool, model: Any) -> None:
+    """The same of the solution's time derivative, or of the inflow of the ODE, and 1/T1'."""
     for s in range(LANES):
         cbf, att, tau, slope = lane[CBF + s], lane[ATT + s], lane[TAU + s], lane[SLOPE + s]
-        rate = tissue + cbf * per_cbf
-        entering = height * decay(att * blood)  # K / T1' a unit of CBF
-        since = lane[PLD + s] + tau - att
-        inflow = min(max(since, f32(0.0)), tau)
-        outflow = max(since - tau, f32(0.0))
-        left, kept = decay(inflow * rate), decay(outflow * rate)
-        arriving = f32(1.0) if since > f32(0.0) and since <= tau else f32(0.0)
-        after = f32(1.0) if since > tau else f32(0.0)
-        level = cbf * entering / rate  # K
-        signal = level * (f32(1.0) - left) * kept
-        per_flow = (f32(1.0) - left) * kept * entering * tissue / (rate * rate)
-        model[SIGNAL + s] = signal
-        model[SIGNAL_CBF + s] = per_flow + per_cbf * (level * kept * inflow * left - outflow * signal)
-        model[SIGNAL_ATT + s] = (rate * after - blood) * signal - level * kept * rate * left * arriving
-        lengthening = after * kept * slope
-        model[INFLOW + s] = cbf * entering * (arriving + lengthening)
-        model[INFLOW_CBF + s] = entering * (arriving + lengthening - cbf * lengthening * outflow * per_cbf)
-        model[INFLOW_ATT + s] = cbf * entering * (rate * lengthening - blood * (arriving + lengthening))
+        rate, since = of.tissue_rate + cbf * of.rate_per_cbf, lane[PLD + s] + tau - att
+        if ode:
+            found = entering_slopes(cbf, inflow(att, of), since, tau, slope, rate, of, f32(0.0))
+        else:
+            found = growing_slopes(cbf, inflow(att, of), since, tau, slope, rate, of, f32(0.0))
+        model[VALUE + s], model[BY_CBF + s], model[BY_ATT + s] = found
         model[RATE + s] = rate
 
 
@@ -74,11 +87,11 @@ def closed_form_residual(lane: Any, model: Any, factor: Any, g_cbf: Any, g_att: 
     """Add the gradients of factor * sum(weight * (S - measured)^2) of a block; return the plain sum."""
     total = f32(0.0)
     for s in range(LANES):
-        error = model[SIGNAL + s] - lane[MEASURED + s]
+        error = model[VALUE + s] - lane[MEASURED + s]
         total += lane[WEIGHT + s] * error * error
         g = f32(2.0) * factor * lane[WEIGHT + s] * error
-        g_cbf[s] += g * model[SIGNAL_CBF + s]
-        g_att[s] += g * model[SIGNAL_ATT + s]
+        g_cbf[s] += g * model[BY_CBF + s]
+        g_att[s] += g * model[BY_ATT + s]
     return total
 
 
@@ -94,25 +107,24 @@ def data_residual(lane: Any, factor: Any, out: Any) -> Any:
 
 
 @njit(**KERNEL)
-def rate_residual(lane: Any, model: Any, factor: Any, unit: Any, physics: Any, ode: bool, out: Any) -> Any:
+def rate_residual(lane: Any, model: Any, factor: Any, unit: Any, of: Any, ode: bool, out: Any) -> Any:
     """The pointwise objective (`objectives.pointwise`): add to G_OUT, write the other gradients, return the sum.
 
-    unit: s in the unit of t.
+    P is the value of the model, and with `ode` what decays of f_tissue's signal taken off; unit: s in the unit of t.
     """
-    total, per_cbf = f32(0.0), f32(physics.rate_per_cbf)
+    total = f32(0.0)
     for s in range(LANES):
-        rate = model[RATE + s]
-        signal = out[FITTED + s] if ode else model[SIGNAL + s]
-        error = (out[FITTED_RATE + s] - unit * (model[INFLOW + s] - signal * rate)) * lane[INSIDE + s]
+        decaying = model[RATE + s] if ode else f32(0.0)
+        fitted = out[FITTED + s]
+        error = (out[FITTED_RATE + s] - unit * (model[VALUE + s] - fitted * decaying)) * lane[INSIDE + s]
         total += error * error
         g = f32(2.0) * factor * error
         out[G_OUT_RATE + s] = g
         g *= -unit
-        through = g * rate  # of -S / T1', through f_tissue or through Buxton's solution
-        out[G_OUT + s] -= through if ode else f32(0.0)
-        through = f32(0.0) if ode else through
-        lane[G_CBF + s] = g * (model[INFLOW_CBF + s] - signal * per_cbf) - through * model[SIGNAL_CBF + s]
-        lane[G_ATT + s] = g * model[INFLOW_ATT + s] - through * model[SIGNAL_ATT + s]
+        out[G_OUT + s] -= g * decaying
+        through = fitted * of.rate_per_cbf if ode else f32(0.0)
+        lane[G_CBF + s] = g * (model[BY_CBF + s] - through)
+        lane[G_ATT + s] = g * model[BY_ATT + s]
     return total
 
 
@@ -133,10 +145,10 @@ def increment_residual(lane: Any, model: Any, voxels: int, times: int, factor: A
                 place -= 1
             order[place] = k
         early = start + order[0]
-        before = out[FITTED + early] - model[SIGNAL + early]
+        before = out[FITTED + early] - model[VALUE + early]
         for k in range(1, times):
             late = start + order[k]
-            after = out[FITTED + late] - model[SIGNAL + late]
+            after = out[FITTED + late] - model[VALUE + late]
             step = after - before
             total += step * step
             lane[G_FITTED + late] += f32(2.0) * factor * step
@@ -145,6 +157,6 @@ def increment_residual(lane: Any, model: Any, voxels: int, times: int, factor: A
     for s in range(LANES):
         g = lane[G_FITTED + s]
         out[G_OUT + s] += g
-        lane[G_CBF + s] = -g * model[SIGNAL_CBF + s]
-        lane[G_ATT + s] = -g * model[SIGNAL_ATT + s]
+        lane[G_CBF + s] = -g * model[BY_CBF + s]
+        lane[G_ATT + s] = -g * model[BY_ATT + s]
     return total

@@ -36,11 +36,12 @@ from .fused_physics import (
     SLOPE,
     TAU,
     WEIGHT,
-    buxton,
     closed_form_residual,
     data_residual,
     increment_residual,
     rate_residual,
+    rates,
+    solution,
 )
 from .fused_samples import add_times, add_times_gradient, stage
 
@@ -64,7 +65,7 @@ class Work(NamedTuple):
     gradient: Any  # (threads, 3, hidden * LANES)
     out: Any  # (threads, 3 networks, 4, 2 * LANES): outputs, their rates, and gradients of both
     at: Any  # (threads, 4, LANES): cbf, att, their gradients
-    model: Any  # (threads, 7 * LANES), rows of `buxton`
+    model: Any  # (threads, 4 * LANES), rows of `solution`
     lane: Any  # (threads, 12 * LANES)
     order: Any  # (threads, LANES) int64
 
@@ -99,7 +100,7 @@ def closed_form_block(batch: Any, points: Any, physics: Any, factor: Any, at: An
             lane[WEIGHT + s] = batch.weight[p if own_weight else 0, d] if s < points.size else f32(0.0)
             lane[PLD + s] = batch.pld[p if own_pld else 0, d]
             lane[TAU + s] = batch.tau[d]
-        buxton(lane, physics, model)
+        solution(lane, physics, model)
         total += closed_form_residual(lane, model, factor, at[2], at[3])
     return total
 
@@ -137,12 +138,13 @@ def signal_block(
         stage(batch, points, drawn, at, begin, count, lane)
         add_times(theta, net, place[0], begin, count, times, lane, buffers[0], buffers[2])
         forward(theta, net, buffers, out, rate)
-        buxton(lane, physics, model)
         sums[0] += data_residual(lane, factors[0], flat)
         if rate:
             unit = f32(batch.time_scale)
+            rates(lane, physics, objective == ODE, model)
             sums[1] += rate_residual(lane, model, factors[1], unit, physics, objective == ODE, flat)
         else:
+            solution(lane, physics, model)
             sums[1] += increment_residual(lane, model, count, times, factors[1], work.order[thread], flat)
         backward(theta, net, buffers, out, gradient, grad, rate)
         add_times_gradient(net, gradient, begin, count, times, lane, rate, grad, place[1])

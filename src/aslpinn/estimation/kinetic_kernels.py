@@ -1,4 +1,7 @@
-"""Compiled Buxton formulas at fixed T1', for loops over voxels; tests compare them with aslpinn.physics.kinetics."""
+"""Buxton's formulas of physics.kinetics compiled for loops over voxels, in double precision, and the field's sums.
+
+A loop takes what does not change from sample to sample, K, out of it, and passes over samples that no label reached.
+"""
 
 # mypy: allow-untyped-defs, disable-error-code="call-arg"
 
@@ -8,49 +11,43 @@ import math
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
+from numba.extending import register_jitable
 
-from ..physics import Constants
 from ..physics.constants import CBF_PER_FLOW
+from ..physics.kinetics import formulas
 
 
-def physics_of(constants: Constants) -> NDArray[np.float64]:
-    """What the kernels need of the constants: 2 alpha / 6000, 1/T1b, 1/T1t, d(1/T1')/dCBF, 2 alpha."""
-    entering = 2.0 * constants.efficiency
-    return np.array(
-        [
-            entering / CBF_PER_FLOW,
-            1.0 / constants.t1_blood,
-            1.0 / constants.t1_tissue,
-            1.0 / (CBF_PER_FLOW * constants.partition_coefficient),
-            entering,
-        ]
-    )
+@register_jitable
+def positive(x, width):
+    """A sharp edge's positive part."""
+    return max(x, 0.0)
+
+
+@register_jitable
+def step(x, width):
+    """Its derivative."""
+    return 1.0 if x > 0.0 else 0.0
+
+
+# No cache: what calls them is cached, with them inside.
+buxton = formulas(math.exp, positive, step, compiled=njit(nogil=True, fastmath=True))
+inflow, stored, passing, signal_slopes = buxton.inflow, buxton.stored, buxton.passing, buxton.signal_slopes
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def tissue(att, rate, pld, tau, physics):
+def tissue(att, rate, pld, tau, of):
     """Signal of 1 ml/100g/min at 1/T1' = rate: delta_m of physics.kinetics with t1_apparent held fixed."""
-    since = pld + tau - att
-    if since <= 0.0:
-        return 0.0
-    level = physics[0] / rate * math.exp(-att * physics[1])
-    if since <= tau:
-        return level * (1.0 - math.exp(-since * rate))
-    return level * (1.0 - math.exp(-tau * rate)) * math.exp(-(since - tau) * rate)
+    return inflow(att, of) / rate * stored(pld + tau - att, tau, rate, 0.0)
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def artery(arrival, pld, tau, physics):
+def artery(arrival, pld, tau, of):
     """Signal of an arterial blood volume of 1 while the bolus passes: `arterial` of physics.kinetics."""
-    since = pld + tau - arrival
-    if since <= 0.0 or since > tau:
-        return 0.0
-    return physics[4] * math.exp(-arrival * physics[1])
+    return CBF_PER_FLOW * inflow(arrival, of) * passing(pld + tau - arrival, tau, 0.0)
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def sigma_point_sums(first, last, y, cbf, att, att_sd, row, pld, tau, count, physics, nodes, weights, fitted, sums):
+def sigma_point_sums(first, last, y, cbf, att, att_sd, row, pld, tau, count, of, nodes, weights, fitted, sums):
     """Normal equations of Buxton's model linearized around (cbf, att) by sigma points in ATT.
 
     Statistical linearization: mean and slope of the signal for ATT ~ N(att, att_sd^2), by Gauss-Hermite nodes, instead
@@ -58,16 +55,21 @@ def sigma_point_sums(first, last, y, cbf, att, att_sd, row, pld, tau, count, phy
     of cbf. Writes the expected signal into fitted (N, D), and into sums (N, 5), weighted by count (D,): G_c'G_c,
     G_c'G_a, G_a'G_a, G_c'r, G_a'r with r = y - fitted and G the slopes per ml/100g/min and per s.
     """
+    here, level = np.empty(nodes.size), np.empty(nodes.size)
     for i in range(first, last):
-        rate = physics[2] + cbf[i] * physics[3]
+        rate = of.tissue_rate + cbf[i] * of.rate_per_cbf
+        for j in range(nodes.size):
+            here[j] = max(att[i] + att_sd * nodes[j], 0.01)
+            level[j] = weights[j] * inflow(here[j], of) / rate
         cc = ca = aa = rc = ra = 0.0
         for t in range(tau.size):
             mean = slope = 0.0
             for j in range(nodes.size):
-                here = max(att[i] + att_sd * nodes[j], 0.01)
-                value = weights[j] * tissue(here, rate, pld[row[i], t], tau[t], physics)
-                mean += value
-                slope += value * nodes[j]
+                since = pld[row[i], t] + tau[t] - here[j]
+                if since > 0.0:
+                    value = level[j] * stored(since, tau[t], rate, 0.0)
+                    mean += value
+                    slope += value * nodes[j]
             by_att = cbf[i] * slope / att_sd
             fitted[i, t] = cbf[i] * mean
             r = y[i, t] - fitted[i, t]

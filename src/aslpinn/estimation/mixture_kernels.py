@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numba import njit
 
-from .kinetic_kernels import artery, tissue
+from .kinetic_kernels import artery, inflow, stored
 
 NODES = 15  # of the ATT grid
 REACH = 3.5  # prior SDs that the grid covers on either side
@@ -27,7 +27,7 @@ def att_grid(mean, variance, low, high):
 
 @njit(cache=True, nogil=True, fastmath=True)
 def explain_voxels(
-    first, last, y, noise, mean, variance, row, pld, tau, count, physics, bounds, extra, log_scale, log_artery,
+    first, last, y, noise, mean, variance, row, pld, tau, count, of, bounds, extra, log_scale, log_artery,
     arrivals, abv_sd, moments, other_signal, arterial_signal, shares,
 ):  # fmt: skip
     """Average voxels first to last over deviation scale x ATT x (no artery, or one of the arrivals).
@@ -49,13 +49,13 @@ def explain_voxels(
     shape_data = np.empty(options)
     flat = 1.0 / (abv_sd * abv_sd)
     for i in range(first, last):
-        rate = physics[2] + max(mean[i, 0], 0.0) * physics[3]
+        rate = of.tissue_rate + max(mean[i, 0], 0.0) * of.rate_per_cbf
         precision = 1.0 / noise[i]
         c0, p = mean[i, 0], pld[row[i]]
         for q in range(1, options):
             power = data = 0.0
             for t in range(samples):
-                shape[q, t] = artery(arrivals[q - 1], p[t], tau[t], physics)
+                shape[q, t] = artery(arrivals[q - 1], p[t], tau[t], of)
                 power += count[t] * shape[q, t] * shape[q, t]
                 data += count[t] * shape[q, t] * y[i, t]
             shape_power[q], shape_data[q] = power, data
@@ -65,9 +65,11 @@ def explain_voxels(
             start, step = att_grid(mean[i, 1], att_prior, bounds[0], bounds[1])
             for j in range(NODES):
                 att = start + j * step
+                level = inflow(att, of) / rate
                 gg = gr = rr = 0.0
                 for t in range(samples):
-                    value = tissue(att, rate, p[t], tau[t], physics)
+                    since = p[t] + tau[t] - att
+                    value = level * stored(since, tau[t], rate, 0.0) if since > 0.0 else 0.0
                     g[k, j, t] = value
                     r = y[i, t] - c0 * value
                     gg += count[t] * value * value

@@ -15,6 +15,7 @@ from scipy.special import gammaincinv
 
 from ..errors import InputError
 from ..physics import Acquisition, delta_m
+from ..physics.kinetics import Factors, factors
 from .estimate import Estimate
 
 Floats = NDArray[np.float32]
@@ -63,7 +64,7 @@ class Timing(NamedTuple):
     pld: NDArray[np.float64]
     tau: NDArray[np.float64]
     counts: NDArray[np.float64]
-    physics: NDArray[np.float64]
+    physics: Factors
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,10 @@ class Problem:
     @property
     def timing(self) -> Timing:
         """Delays, durations, repeats and constants for compiled loops."""
-        from .kinetic_kernels import physics_of
-
         pld, row = np.unique(self.pld.astype(np.float64), axis=0, return_inverse=True)
         row = np.zeros(len(self.signal), np.int64) if len(self.pld) == 1 else row.ravel().astype(np.int64)
         tau, counts = self.tau.astype(np.float64), self.counts.astype(np.float64)
-        return Timing(row, pld, tau, counts, physics_of(self.acquisition.constants))
+        return Timing(row, pld, tau, counts, factors(self.acquisition.constants))
 
     def model(self, cbf: Floats, att: Floats) -> Floats:
         """Buxton's signal of (N,) cbf and att at every voxel's own delays: (N, D)."""

@@ -24,7 +24,7 @@ from scipy.special import expit
 
 from ..fields.threads import over_voxels
 from ..physics import ATT_BOUNDS
-from .kinetic_kernels import tissue
+from .kinetic_kernels import inflow, stored
 from .problem import Timing
 
 Floats = NDArray[np.float64]
@@ -231,20 +231,23 @@ class RegionSearch:
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def shifted_sums(first, last, y, cbf, att, weight, shifts, row, pld, tau, count, physics, bounds, sums):
+def shifted_sums(first, last, y, cbf, att, weight, shifts, row, pld, tau, count, of, bounds, sums):
     """Normal equations of CBF at ATT + each shift, T1' that of cbf: sums (N, 2, K) = g'g and g'y.
 
     g is the signal of 1 ml/100g/min; sums over samples are weighted by count (D,) and by the voxel's weight (N,).
     """
     for i in range(first, last):
-        rate = physics[2] + cbf[i] * physics[3]
+        rate = of.tissue_rate + cbf[i] * of.rate_per_cbf
         for k in range(shifts.size):
             here = min(max(att[i] + shifts[k], bounds[0]), bounds[1])
+            level = inflow(here, of) / rate
             power = match = 0.0
             for t in range(tau.size):
-                value = tissue(here, rate, pld[row[i], t], tau[t], physics)
-                power += count[t] * value * value
-                match += count[t] * value * y[i, t]
+                since = pld[row[i], t] + tau[t] - here
+                if since > 0.0:
+                    value = level * stored(since, tau[t], rate, 0.0)
+                    power += count[t] * value * value
+                    match += count[t] * value * y[i, t]
             sums[i, 0, k] = weight[i] * power
             sums[i, 1, k] = weight[i] * match
 

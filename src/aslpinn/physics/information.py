@@ -1,4 +1,4 @@
-"""How well CBF and ATT can be known at best: sensitivities of Buxton's signal, Fisher information, Cramer-Rao bound.
+"""How well CBF and ATT can be known at best: Fisher information of Buxton's signal, Cramer-Rao bound.
 
 With independent Gaussian noise of SD sigma_k in sample k, F = sum_k g_k g_k' / sigma_k^2, g_k the gradient of the
 signal with (CBF, ATT). No unbiased estimator has a smaller covariance than the inverse of F (Rao 1945; Cramer 1946;
@@ -10,41 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .constants import CBF_PER_FLOW, Constants
-from .kinetics import DEFAULT, apparent_t1, delta_m
+from .constants import Constants
+from .kinetics import DEFAULT, sensitivities
 
 Float = NDArray[np.float64]
-
-
-def sensitivities(
-    cbf: ArrayLike, att: ArrayLike, pld: ArrayLike, tau: ArrayLike, constants: Constants = DEFAULT
-) -> tuple[Float, Float]:
-    """Derivatives of Buxton's delta-M / M0b with CBF, in 1/(ml/100g/min), and with ATT, in 1/s; T1' follows CBF.
-
-    All four arguments broadcast; ml/100g/min and s. Where a sample falls on ATT or ATT + tau, at a kink of the signal,
-    the derivative is that of the earlier phase.
-    """
-    flow, arrival, delay, duration = (np.asarray(v, dtype=float) for v in (cbf, att, pld, tau))
-    if constants.disperses:  # no kinks: central differences serve
-        step = 1e-4
-        more, less = (delta_m(flow + d, arrival, delay, duration, constants) for d in (step, -step))
-        later, earlier = (delta_m(flow, arrival + d, delay, duration, constants) for d in (step, -step))
-        return (more - less) / (2 * step), (later - earlier) / (2 * step)
-    t1 = np.asarray(apparent_t1(flow, constants), dtype=float)
-    since_arrival = delay + duration - arrival
-    inflow = np.clip(since_arrival, 0.0, duration)
-    outflow = np.clip(since_arrival - duration, 0.0, None)
-    left = np.exp(-outflow / t1)
-    height = 2.0 * constants.efficiency / CBF_PER_FLOW * t1 * np.exp(-arrival / constants.t1_blood)  # K / CBF
-    unit = height * (1.0 - np.exp(-inflow / t1)) * left  # signal / CBF
-    # T1' shortens as flow grows: d T1'/d CBF = -T1'^2 / (6000 lambda)
-    by_t1 = unit / t1 - height * left * np.exp(-inflow / t1) * inflow / t1**2 + unit * outflow / t1**2
-    by_cbf = unit - flow * by_t1 * t1**2 / (CBF_PER_FLOW * constants.partition_coefficient)
-    arriving = (since_arrival > 0) & (outflow <= 0)
-    slope = np.where(arriving, -height / t1 * np.exp(-inflow / t1), np.where(outflow > 0, unit / t1, 0.0))
-    by_att = flow * (slope - unit / constants.t1_blood)
-    by_cbf, by_att = np.broadcast_arrays(by_cbf, by_att)
-    return by_cbf, by_att
 
 
 def fisher_information(
