@@ -1,4 +1,4 @@
-"""Regularized least squares: the compiled fit against SciPy's dogbox, its derivatives, recovery, outliers, bounds."""
+"""Regularized least squares: the compiled fit against SciPy's dogbox, its gradient, recovery, outliers, bounds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from aslpinn import Acquisition, InputError, fit
 from aslpinn.estimation.nlls import HIGH, LOW, reference_voxel, start_from_grid
 from aslpinn.estimation.problem import prepare
-from aslpinn.physics import CBF_PER_FLOW, delta_m
+from aslpinn.physics import delta_m
+from aslpinn.physics.kinetics import factors
 
 SUB_BOLI = Acquisition(np.full(11, 0.327), 0.049 + 0.327 * np.arange(10, -1, -1))
 MULTI_PLD = Acquisition(1.4, np.repeat([0.25, 0.5, 0.75, 1.0, 1.25, 1.5], 2), slice_offset=0.045 * np.arange(4))
@@ -23,45 +24,54 @@ def brain(acquisition, rng, shape, noise):
     return cbf, att, np.ones(shape, bool), series + noise * rng.normal(size=series.shape)
 
 
+def cost_of(x, volumes, pld, tau, acquisition, start_att, noise_sd):
+    misfit = (delta_m(x[0], x[1], pld, tau, acquisition.constants) - volumes) / noise_sd
+    return (np.sqrt(1 + np.append(misfit, x[1] - start_att) ** 2) - 1).sum()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("acquisition", "noise"), [(SUB_BOLI, 4.5e-4), (SUB_BOLI, 1.4e-3), (MULTI_PLD, 1e-3)], ids=["1.5", "0.5", "slices"]
 )
-def test_compiled_fit_finds_what_scipy_finds(acquisition, noise, rng):
+def test_the_cost_is_as_low_as_scipys_or_lower(acquisition, noise, rng):
+    """SciPy's dogbox may stop where a sample falls on ATT; in at most 1 % of the voxels ours stops higher."""
     _, _, mask, series = brain(acquisition, rng, (8, 8, 4), noise)
     estimate = fit(series, mask, acquisition, estimator="nlls")
     problem = prepare(series, mask, acquisition)
     start = start_from_grid(problem)
     tau = acquisition.labeling_duration
     pld = np.broadcast_to(acquisition.pld_at(problem.voxels), problem.volumes.shape)
-    same = []
+    ours, scipys = np.empty(len(problem.voxels)), np.empty(len(problem.voxels))
     for i, voxel in enumerate(problem.voxels):
-        first = (float(start.cbf[i]), float(start.att[i]))
-        found, _ = reference_voxel(problem.volumes[i].astype(float), pld[i], tau, acquisition, first, start.noise_sd)
-        cbf, att = estimate.cbf[tuple(voxel)], estimate.att[tuple(voxel)]
-        same.append(abs(cbf - found[0]) < 0.1 and abs(att - found[1]) < 0.005)
-    assert np.mean(same) >= 0.99
+        first, y = (float(start.cbf[i]), float(start.att[i])), problem.volumes[i].astype(float)
+        _, scipys[i] = reference_voxel(y, pld[i], tau, acquisition, first, start.noise_sd)
+        found = np.array([estimate.cbf[tuple(voxel)], estimate.att[tuple(voxel)]], float)
+        ours[i] = cost_of(found, y, pld[i], tau, acquisition, first[1], start.noise_sd)
+    assert np.mean(ours <= scipys * (1 + 1e-5)) >= 0.99
+    assert ours.mean() <= scipys.mean()
+    assert estimate.info["mean_cost"] == pytest.approx(ours.mean(), rel=1e-5)
 
 
 @settings(max_examples=100, deadline=None)
 @given(cbf=st.floats(1, 200), att=st.floats(0.1, 3.5), slow=st.booleans())
-def test_derivatives_are_those_of_the_signal(cbf, att, slow):
-    from aslpinn.estimation.nlls_kernels import residuals
+def test_the_gradient_is_that_of_the_cost(cbf, att, slow):
+    from aslpinn.estimation.nlls_kernels import evaluate
 
     tau = np.full(11, 1.4 if slow else 0.327)
-    pld, c = SUB_BOLI.post_labeling_delay, SUB_BOLI.constants
-    kinks = np.concatenate([pld, pld + tau])
-    if np.abs(kinks - att).min() < 1e-4:
+    pld = SUB_BOLI.post_labeling_delay
+    if np.abs(np.concatenate([pld, pld + tau]) - att).min() < 1e-4:
         return
-    physics = (2 * c.efficiency, c.t1_tissue, c.t1_blood, c.partition_coefficient, CBF_PER_FLOW)
-    r, jac = np.empty(12), np.empty((12, 2))
-    residuals(np.array([cbf, att]), 1.0, 2.0, np.zeros(11), pld, tau, 1.0, physics, r, jac)
-    assert r[:11] == pytest.approx(delta_m(cbf, att, pld, tau), rel=1e-9, abs=1e-15)
-    assert (r[11], jac[11, 0], jac[11, 1]) == (pytest.approx(2 * (att - 1)), 0, 2)
-    by_cbf = (delta_m(cbf + 1e-3, att, pld, tau) - delta_m(cbf - 1e-3, att, pld, tau)) / 2e-3
-    by_att = (delta_m(cbf, att + 1e-6, pld, tau) - delta_m(cbf, att - 1e-6, pld, tau)) / 2e-6
-    assert jac[:11, 0] == pytest.approx(by_cbf, rel=1e-5, abs=1e-11)
-    assert jac[:11, 1] == pytest.approx(by_att, rel=1e-4, abs=1e-7)
+    y, weight, sums = delta_m(40.0, 1.3, pld, tau), 2000.0, np.empty(5)
+
+    def cost(cbf, att):
+        return evaluate(cbf, att, 1.0, 2.0, y, pld, tau, weight, factors(SUB_BOLI.constants), sums)
+
+    misfit = np.append((delta_m(cbf, att, pld, tau) - y) * weight, 2 * (att - 1))
+    assert cost(cbf, att) == pytest.approx((np.sqrt(1 + misfit**2) - 1).sum(), rel=1e-9)
+    found = sums.copy()
+    by_cbf = (cost(cbf + 1e-3, att) - cost(cbf - 1e-3, att)) / 2e-3
+    by_att = (cost(cbf, att + 1e-6) - cost(cbf, att - 1e-6)) / 2e-6
+    assert found[3:] == pytest.approx([by_cbf, by_att], rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("acquisition", [SUB_BOLI, MULTI_PLD], ids=["sub-boli", "slices, repeats"])

@@ -1,11 +1,11 @@
 """The paper's regularized nonlinear least squares: estimator "nlls".
 
 In every voxel by itself: soft-L1 loss of the residuals in noise SDs, physiological bounds, a small penalty on the
-departure of ATT from its start, Powell's dogleg (SciPy's "dogbox"). The paper gives neither the start nor the weights:
-the start is an ATT grid here, and a departure of 1 s costs as much as a residual of one noise SD (SciPy's loss acts on
-it too).
+departure of ATT from its start. The paper gives neither the start nor the weights: the start is an ATT grid here, and a
+departure of 1 s costs as much as a residual of one noise SD (SciPy's loss acts on it too).
 
-`fit_nlls` is compiled; `reference_voxel` states the same problem to SciPy, and a test compares the two.
+`fit_nlls` is a compiled projected Levenberg-Marquardt; `reference_voxel` states the same problem to SciPy, and a test
+compares the two.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..fields.threads import over_voxels
-from ..physics import ATT_BOUNDS, CBF_BOUNDS, CBF_PER_FLOW, Acquisition, delta_m
+from ..physics import ATT_BOUNDS, CBF_BOUNDS, Acquisition, delta_m
+from ..physics.kinetics import factors
 from .estimate import Estimate
 from .grid import fit_grid, gauss_newton_sd, grid_search
 from .problem import Floats, Problem, Request
@@ -30,7 +31,7 @@ START_STEP = (
 PENALTY = 1.0  # 1/s: noise SDs a second of departure
 LOW = (CBF_BOUNDS[0], ATT_BOUNDS[0])
 HIGH = (CBF_BOUNDS[1], ATT_BOUNDS[1])
-SCALE = (50.0, 1.0)  # ml/100g/min and s: typical sizes, which the trust region is measured in
+SCALE = (50.0, 1.0)  # ml/100g/min and s: typical sizes, for SciPy's trust region
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ def fit_nlls(
     x = np.clip(np.stack([start.cbf, start.att], axis=1).astype(np.float64), LOW, HIGH)
     cost, met = np.empty(n), np.zeros(n, np.bool_)
     tau = problem.acquisition.labeling_duration[problem.pair]
-    data = (problem.volumes.astype(np.float64), row, rows, tau, 1.0 / start.noise_sd, _physics(problem.acquisition))
-    rest = (np.array(LOW), np.array(HIGH), np.array(SCALE), cost, met)
+    data = (problem.volumes.astype(np.float64), row, rows, tau, 1.0 / start.noise_sd)
+    rest = (factors(problem.acquisition.constants), np.array(LOW), np.array(HIGH), cost, met)
     over_voxels(kernels.fit_voxels, n, x, float(att_penalty), *data, *rest)
     cbf, att = x[:, 0].astype(np.float32), x[:, 1].astype(np.float32)
     noise_sd = problem.noise_sd(problem.model(cbf, att))
@@ -118,11 +119,6 @@ def fit_nlls(
         "att_bounds": ATT_BOUNDS,
     }
     return problem.estimate("nlls", cbf, att, cbf_sd, att_sd, settings, info)
-
-
-def _physics(acquisition: Acquisition) -> tuple[float, float, float, float, float]:
-    c = acquisition.constants
-    return 2.0 * c.efficiency, c.t1_tissue, c.t1_blood, c.partition_coefficient, CBF_PER_FLOW
 
 
 def reference_voxel(
