@@ -80,7 +80,7 @@ def test_the_papers_schedule_starts_from_its_preset_or_from_a_trial():
 @pytest.mark.parametrize("at", ["between", "near"])
 def test_collocation_times_fall_where_they_are_told(at):
     acquisition = Acquisition([0.4, 0.4, 0.4], [1.2, 0.6, 0.1])
-    generator = torch.Generator().manual_seed(0)
+    generator = np.random.default_rng(0)
     pld = 0.1 + 1.1 * Durations(acquisition).draw(500, 4, generator, at).numpy().ravel()
     assert pld.min() >= 0.1
     assert pld.max() <= 1.2

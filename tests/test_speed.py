@@ -141,7 +141,7 @@ def test_compiled_loops_are_kept_on_disk_and_do_not_spin_threads():
     for path in sorted((ROOT / "src").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             for decorator in getattr(node, "decorator_list", ()):
-                if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", "") == "njit":
+                if isinstance(decorator, ast.Call) and "njit" in ast.unparse(decorator.func):
                     options = {item.arg: getattr(item.value, "value", None) for item in decorator.keywords}
                     where = f"{path.name}: {getattr(node, 'name', '')}"
                     assert options.get("cache") is True or None in options, where  # None: options of a shared dict

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..fields.draws import Draws
 from ..fields.plain import PlainEncoding, PlainSiren
 from .config import FitConfig
 from .problem import Floats, Problem, Request
-from .training import OnEpoch, Trained, run_epochs, signal_level, unit_positions
+from .training import BATCHES, OnEpoch, Trained, minibatches, run_epochs, signal_level, unit_positions
 
 if TYPE_CHECKING:
     from .fused_samples import Batch
@@ -33,10 +32,10 @@ def serves(problem: Problem, request: Request, config: FitConfig) -> bool:
 class Field:
     """f_ode on a hash encoding: the compiled engine's counterpart of `ParameterField`, for CBF, ATT or both."""
 
-    def __init__(self, config: FitConfig, draws: Draws, levels: int, base: int, finest: int) -> None:
-        self.encoding = PlainEncoding.start(draws, levels, config.features, config.log2_table, base, finest)
+    def __init__(self, config: FitConfig, rng: np.random.Generator, levels: int, base: int, finest: int) -> None:
+        self.encoding = PlainEncoding.start(rng, levels, config.features, config.log2_table, base, finest)
         widths = (self.encoding.width, *[config.hidden] * config.layers, 2)
-        self.network = PlainSiren.start(draws, widths, config.omega_parameters_first, config.omega_parameters)
+        self.network = PlainSiren.start(rng, widths, config.omega_parameters_first, config.omega_parameters)
 
     def exponents(self, rows: NDArray[np.uint32], weights: Floats) -> Floats:
         """Return log(CBF / cbf_scale) and log(ATT / att_scale), (n, 2), where the index has these rows and weights."""
@@ -59,10 +58,10 @@ class CompiledMembers:
         from .fused_engine import Engine
         from .fused_physics import physics_of
 
-        config, draws = self.config, Draws(seed)
-        fields = [Field(config, draws, config.levels, config.base, config.finest)]
+        config, rng = self.config, np.random.default_rng(seed)
+        fields = [Field(config, rng, config.levels, config.base, config.finest)]
         if config.att_levels:
-            fields.append(Field(config, draws, config.att_levels, config.att_base, config.att_finest))
+            fields.append(Field(config, rng, config.att_levels, config.att_base, config.att_finest))
         if not self._index:  # of the positions, so the same for every member
             self._index = [field.encoding.index(self.positions) for field in fields]
         signal = self.signal if added is None else self.signal + added * self.scale
@@ -70,10 +69,10 @@ class CompiledMembers:
         encodings = [field.encoding for field in fields]
         physics = physics_of(self.problem.acquisition.constants, self.scale)
         engine = Engine(networks, encodings, self._index, self._batch(signal), physics, config)
-        order, n = Draws(seed), len(signal)
+        order, n = np.random.default_rng([config.seed, BATCHES]), len(signal)
 
         def batches() -> Iterable[NDArray[np.int64]]:
-            return np.array_split(order.permutation(n), -(-n // config.batch))
+            return minibatches(n, config.batch, order)
 
         def step(points: NDArray[np.int64], lr: float) -> tuple[int, dict[str, float]]:
             losses = engine.gradients(points)

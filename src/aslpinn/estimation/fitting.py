@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -19,11 +20,15 @@ from .config import PRESETS, FitConfig
 from .objectives import Durations, Losses
 from .problem import Floats, Problem, Request
 from .training import (
+    BATCHES,
+    ENGINES,
+    HELD_OUT,
     History,
     OnEpoch,
     Trained,
     configure,
     learning_rate,
+    minibatches,
     run_epochs,
     signal_level,
     unit_positions,
@@ -59,10 +64,12 @@ class Fields(nn.Module):
 
     def __init__(self, config: FitConfig, seed: int, engine: str = "auto", device: str = "cpu") -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(seed)
+        rng = np.random.default_rng(seed)
+        self.engine = "fused" if engine == "auto" and device == "cpu" else engine.replace("auto", "torch")
+        lookup = "tinycudann" if engine == "tinycudann" else "torch"
 
         def encoding(levels: int, base: int, finest: int) -> MultiresHashEncoding:
-            return MultiresHashEncoding(levels, config.features, config.log2_table, base, finest, engine, generator)
+            return MultiresHashEncoding(levels, config.features, config.log2_table, base, finest, lookup, rng)
 
         def parameters(of: MultiresHashEncoding) -> ParameterField:
             return ParameterField(
@@ -72,7 +79,7 @@ class Fields(nn.Module):
                 config.omega_parameters_first,
                 config.omega_parameters,
                 config.activation,
-                generator,
+                rng,
                 config.cbf_scale,
                 config.att_scale,
             )
@@ -91,7 +98,7 @@ class Fields(nn.Module):
                 config.omega_signal_first,
                 config.omega_signal,
                 config.activation,
-                generator,
+                rng,
             )
         self.to(device)
 
@@ -123,8 +130,12 @@ class TrainingData:
     scale: float
 
 
-def check_device(device: str) -> str:
-    """The device's name if torch can use it; InputError otherwise."""
+def check_device(device: str, engine: str) -> str:
+    """The device's name if torch and the engine can use it; InputError otherwise."""
+    if engine not in ENGINES:
+        raise InputError(f"engine: found {engine!r}, expected one of {', '.join(ENGINES)}")
+    if engine == "fused" and device != "cpu":
+        raise InputError(f"engine: found 'fused' with device {device!r}, expected device cpu")
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -146,8 +157,8 @@ def training_data(problem: Problem, request: Request, config: FitConfig) -> Trai
     weight = torch.as_tensor(problem.counts / problem.counts.mean(), device=device)[None]
     held_out = None
     if config.held_out:
-        generator = torch.Generator().manual_seed(config.seed)
-        held_out = (torch.rand(problem.signal.shape, generator=generator) < config.held_out).to(device)
+        kept = np.random.default_rng([config.seed, HELD_OUT]).random(problem.signal.shape) < config.held_out
+        held_out = torch.as_tensor(kept, device=device)
         weight = weight * ~held_out
     return TrainingData(
         signal=torch.as_tensor(problem.signal / level, device=device),
@@ -161,18 +172,13 @@ def training_data(problem: Problem, request: Request, config: FitConfig) -> Trai
     )
 
 
-def minibatches(n: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Every one of n voxels once, in random order, in parts of equal size, at most `batch`."""
-    yield from torch.randperm(n, generator=generator).tensor_split(math.ceil(n / batch))
-
-
 def batch_losses(
     fields: Fields,
     indices: list[HashIndex],
     data: TrainingData,
     config: FitConfig,
     subset: Tensor,
-    generator: torch.Generator,
+    rng: np.random.Generator,
 ) -> Losses:
     """The config's objective on a batch of voxels."""
     measured = data.signal[subset]
@@ -182,7 +188,7 @@ def batch_losses(
     if fields.signal_field is None:
         times = data.durations.acquired(pld)
         return objectives.closed_form(measured, weight, cbf, att, times, data.constants, data.scale)
-    times = data.durations.collocated(pld, len(subset), config.collocation, generator, config.collocation_at)
+    times = data.durations.collocated(pld, len(subset), config.collocation, rng, config.collocation_at)
     t = times.t / config.time_scale
     common = (data.constants, data.scale, config.alpha, config.lambda_physics)
     if config.objective == "increments":
@@ -196,7 +202,7 @@ def batch_losses(
 class Trainer(Protocol):
     """An engine that takes training steps."""
 
-    def step(self, subset: Tensor, lr: float, generator: torch.Generator) -> dict[str, float]:
+    def step(self, subset: Tensor, lr: float, rng: np.random.Generator) -> dict[str, float]:
         """Take an AdamW step on a batch of voxels; its losses before the step."""
 
     def sync(self) -> None:
@@ -213,12 +219,12 @@ class AutogradTrainer:
             fields.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=fused, eps=1e-8
         )
 
-    def step(self, subset: Tensor, lr: float, generator: torch.Generator) -> dict[str, float]:
+    def step(self, subset: Tensor, lr: float, rng: np.random.Generator) -> dict[str, float]:
         """Take an AdamW step on a batch of voxels; its losses before the step."""
         self.optimizer.param_groups[0]["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         subset = subset.to(self.data.signal.device)
-        losses = batch_losses(self.fields, self.indices, self.data, self.config, subset, generator)
+        losses = batch_losses(self.fields, self.indices, self.data, self.config, subset, rng)
         losses["total"].backward()
         self.optimizer.step()
         return {name: float(value.detach()) for name, value in losses.items()}
@@ -231,26 +237,26 @@ def make_trainer(fields: Fields, indices: list[HashIndex], data: TrainingData, c
     """The compiled step where the fields' engine is "fused" and can do what the config asks, else autograd."""
     from .fused import FusedTrainer, unsupported
 
-    if fields.parameter_field.encoding.engine_in_use() == "fused" and not unsupported(data, config):
+    if fields.engine == "fused" and not unsupported(data, config):
         return FusedTrainer(fields, indices, data, config)
     return AutogradTrainer(fields, indices, data, config)
 
 
 def train(
-    fields: Fields, data: TrainingData, config: FitConfig, seed: int, on_epoch: OnEpoch | None = None
+    fields: Fields, data: TrainingData, config: FitConfig, on_epoch: OnEpoch | None = None
 ) -> tuple[list[HashIndex], History]:
     """Fit the fields in place with AdamW; the hashed positions and the losses by epoch.
 
     With config.held_out, the weights of the epoch with the smallest held-out error are kept. Raises FitError where a
     loss is not finite.
     """
-    generator = torch.Generator().manual_seed(seed)
+    rng = np.random.default_rng([config.seed, BATCHES])
     indices = fields.precompute(data.positions)
     trainer = make_trainer(fields, indices, data, config)
     n, best = len(data.signal), {}
 
-    def step(subset: Tensor, lr: float) -> tuple[int, dict[str, float]]:
-        return len(subset), trainer.step(subset, lr, generator)
+    def step(points: NDArray[np.int64], lr: float) -> tuple[int, dict[str, float]]:
+        return len(points), trainer.step(torch.from_numpy(points), lr, rng)
 
     def end() -> float | None:
         trainer.sync()
@@ -259,7 +265,7 @@ def train(
     def keep() -> None:
         best.update(copy.deepcopy(fields.state_dict()))
 
-    history = run_epochs(config, n, lambda: minibatches(n, config.batch, generator), step, end, keep, on_epoch)
+    history = run_epochs(config, n, lambda: minibatches(n, config.batch, rng), step, end, keep, on_epoch)
     if best:
         fields.load_state_dict(best)
     return indices, history
@@ -269,7 +275,7 @@ class TorchMembers:
     """Networks trained with PyTorch: any objective, engine and device (`training.Members`)."""
 
     def __init__(self, problem: Problem, request: Request, config: FitConfig) -> None:
-        check_device(request.device)
+        check_device(request.device, request.engine)
         self.request, self.config = request, config
         self.data = training_data(problem, request, config)
         self.scale = self.data.scale
@@ -281,8 +287,8 @@ class TorchMembers:
             more = torch.as_tensor(added * data.scale, device=self.request.device)
             data = replace(data, signal=data.signal + more)
         fields = Fields(self.config, seed, self.request.engine, self.request.device)
-        indices, history = train(fields, data, self.config, seed, on_epoch)
-        return Trained(*evaluate(fields, indices), history, fields.parameter_field.encoding.engine_in_use())
+        indices, history = train(fields, data, self.config, on_epoch)
+        return Trained(*evaluate(fields, indices), history, fields.engine)
 
 
 @torch.no_grad()

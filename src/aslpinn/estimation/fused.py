@@ -71,17 +71,17 @@ class FusedTrainer:
             time_scale=self.config.time_scale,
         )
 
-    def gradients(self, subset: Tensor, generator: torch.Generator) -> dict[str, float]:
+    def gradients(self, subset: Tensor, rng: np.random.Generator) -> dict[str, float]:
         """The losses of a batch of voxels; gradients are left for the engine's update."""
         drawn = None
         if self.engine.objective:
             count = self.engine.collocation
-            drawn = self.durations.draw(len(subset), count, generator, self.config.collocation_at).numpy()
+            drawn = self.durations.draw(len(subset), count, rng, self.config.collocation_at).numpy()
         return self.engine.gradients(subset.numpy(), drawn)
 
-    def step(self, subset: Tensor, lr: float, generator: torch.Generator) -> dict[str, float]:
+    def step(self, subset: Tensor, lr: float, rng: np.random.Generator) -> dict[str, float]:
         """One training step on a batch of voxels; its losses, those before the step."""
-        losses = self.gradients(subset, generator)
+        losses = self.gradients(subset, rng)
         self.engine.update(lr)
         return losses
 

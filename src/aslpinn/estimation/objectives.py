@@ -60,13 +60,13 @@ class Durations:
         """The acquired times of voxels with effective delays (n, D) or (1, D)."""
         return Times(pld, self.tau.expand_as(pld), self.slope.expand_as(pld))
 
-    def draw(self, n: int, count: int, generator: torch.Generator, at: str = "uniform") -> Tensor:
+    def draw(self, n: int, count: int, rng: np.random.Generator, at: str = "uniform") -> Tensor:
         """Random delays (n, count) as shares of the way from the first to the last PLD.
 
         "uniform" is the paper's choice. "between" draws them towards the middle of the interval between two acquired
         delays, into two fifths of it, "near" towards its ends, where the samples are.
         """
-        drawn = torch.rand(n, count, generator=generator)
+        drawn = torch.from_numpy(rng.random((n, count), np.float32))
         if at == "uniform" or len(self.knots) < 2:
             return drawn
         knots = self.knots.cpu()
@@ -76,10 +76,10 @@ class Durations:
         place = 0.4 * place if at == "between" else place.sign() * (0.5 - 0.4 * (0.5 - place.abs()))
         return low + width * (0.5 + place)
 
-    def collocated(self, pld: Tensor, n: int, count: int, generator: torch.Generator, at: str = "uniform") -> Times:
+    def collocated(self, pld: Tensor, n: int, count: int, rng: np.random.Generator, at: str = "uniform") -> Times:
         """The acquired times, then `count` random ones a voxel, drawn as `draw` says."""
         acquired = self.acquired(pld.expand(n, -1))
-        drawn = self.draw(n, count, generator, at).to(pld.device)
+        drawn = self.draw(n, count, rng, at).to(pld.device)
         nominal = self.first + drawn * (self.last - self.first)
         tau, slope = self.at(nominal)
         offset = pld[:, :1] - self.nominal[:, :1]  # slice time

@@ -8,11 +8,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import FitError, InputError
 from .config import PRESETS, FitConfig
 from .problem import Floats, Problem, Request
 
+ENGINES = ("auto", "torch", "fused", "tinycudann")
+#: Streams of random numbers beside the networks' starts, for default_rng([seed, stream]): a fit's own seed, so that the
+#: members of an ensemble see the same batches and differ by their starts.
+BATCHES, HELD_OUT = 1, 2
 OnEpoch = Callable[[int, dict[str, float]], None]
 Part = TypeVar("Part")
 
@@ -91,6 +96,11 @@ def learning_rate(config: FitConfig, epoch: int, step: int, steps: int) -> float
         share = (step - peak) / max(1.0, steps - 1 - peak)
         return low + 0.5 * (high - low) * (1 + math.cos(math.pi * min(1.0, share)))
     return high
+
+
+def minibatches(n: int, batch: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Every one of n voxels once, in random order, in parts of equal size, at most `batch`."""
+    return np.array_split(rng.permutation(n), -(-n // batch))
 
 
 def run_epochs(

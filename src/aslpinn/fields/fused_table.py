@@ -8,7 +8,6 @@ import numpy as np
 from numba import njit
 
 from .fused import ENTRY, KERNEL, LANES, f32
-from .grids import PRIMES
 
 
 @njit(**KERNEL)
@@ -94,29 +93,3 @@ def table_gradient_step(
                 for f in range(features):
                     grad[row + f] += weight * g_code[i, level * features + f]
         adamw(table[first:last], m[first:last], v[first:last], grad, rates)
-
-
-@njit(**ENTRY)
-def hash_corners(thread: int, threads: int, positions: Any, scales: Any, sizes: Any, rows: Any, weights: Any) -> None:
-    """Write table rows and trilinear weights (N, levels, 8) of the corners around positions (N, 3): a thread's share.
-
-    scales (levels,) float64; sizes (levels, 4): resolution, rows, offset, dense or not. As `encoding._corners`.
-    """
-    for p in range(thread, positions.shape[0], threads):
-        for level in range(scales.size):
-            resolution, count, offset, dense = sizes[level]
-            x = np.float64(positions[p, 0]) * scales[level] + 0.5
-            y = np.float64(positions[p, 1]) * scales[level] + 0.5
-            z = np.float64(positions[p, 2]) * scales[level] + 0.5
-            i, j, k = np.int64(np.floor(x)), np.int64(np.floor(y)), np.int64(np.floor(z))
-            x, y, z = x - i, y - j, z - k
-            for corner in range(8):
-                right, back, up = corner & 1, corner >> 1 & 1, corner >> 2 & 1
-                a, b, c = i + right, j + back, k + up
-                if dense:
-                    row = a + b * resolution + c * resolution * resolution
-                else:
-                    row = (a * PRIMES[0] ^ b * PRIMES[1] ^ c * PRIMES[2]) & 0xFFFFFFFF
-                rows[p, level, corner] = row % count + offset
-                share = (x if right else 1.0 - x) * (y if back else 1.0 - y)
-                weights[p, level, corner] = f32(share * (z if up else 1.0 - z))

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError
-from .encoding import MultiresHashEncoding, make_generator
-from .plain import layer_starts
+from .encoding import MultiresHashEncoding
+from .grids import Seed, siren_start
 
 ACTIVATIONS = ("sine", "relu")
 
@@ -26,7 +26,7 @@ class Siren(nn.Module):
         Frequency factor of the first and of the other hidden layers; "relu" has none.
     activation : str
         "sine", or "relu" with He's initialization, for comparison.
-    seed : int or torch.Generator
+    seed : int or numpy.random.Generator
         Of the initial weights.
 
     Weights of n inputs start uniform: first layer in +-1/n, others in +-sqrt(6/n)/omega_hidden, biases in +-1/sqrt(n)
@@ -43,7 +43,7 @@ class Siren(nn.Module):
         omega_first: float = 30.0,
         omega_hidden: float = 30.0,
         activation: str = "sine",
-        seed: int | torch.Generator = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
@@ -54,12 +54,9 @@ class Siren(nn.Module):
         self.omega_first = omega_first
         self.omega_hidden = omega_hidden
         widths = [in_features, *[hidden] * layers, out_features]
-        generator = make_generator(seed)
-        self.weights = nn.ParameterList()
-        self.biases = nn.ParameterList()
-        for after, before, bound, edge in layer_starts(widths, activation, omega_hidden):
-            self.weights.append(torch.empty(after, before).uniform_(-bound, bound, generator=generator))
-            self.biases.append(torch.empty(after).uniform_(-edge, edge, generator=generator))
+        weights, biases = siren_start(seed, widths, activation, omega_hidden)
+        self.weights = nn.ParameterList(torch.from_numpy(weight) for weight in weights)
+        self.biases = nn.ParameterList(torch.from_numpy(bias) for bias in biases)
 
     def omega(self, layer: int) -> float:
         """Return the frequency factor of a hidden layer (1 for "relu")."""
@@ -122,7 +119,7 @@ class SignalField(nn.Module):
         omega_first: float = 15.0,
         omega_hidden: float = 15.0,
         activation: str = "sine",
-        seed: int | torch.Generator = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         self.encoding = encoding
@@ -174,7 +171,7 @@ class ParameterField(nn.Module):
         omega_first: float = 25.0,
         omega_hidden: float = 5.0,
         activation: str = "sine",
-        seed: int | torch.Generator = 0,
+        seed: Seed = 0,
         cbf_scale: float = 40.0,
         att_scale: float = 1.2,
     ) -> None:

@@ -6,35 +6,18 @@ Of a PyTorch module they are views of its memory (`of`); by themselves they star
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .draws import Draws
-from .grids import INIT, Level, check_settings, grid_levels
+from .grids import Floats, Level, Seed, check_settings, corners, grid_levels, siren_start, table_start
 
 if TYPE_CHECKING:
     from .encoding import MultiresHashEncoding
     from .networks import Siren
-
-Floats = NDArray[np.float32]
-
-
-def layer_starts(
-    widths: Sequence[int], activation: str, omega_hidden: float
-) -> Iterator[tuple[int, int, float, float]]:
-    """Yield outputs, inputs, and half widths of the uniform start of weights and biases, layer by layer (see `Siren`).
-
-    For "relu" weights start in +-sqrt(6/n) (He et al. 2015).
-    """
-    for number, (before, after) in enumerate(pairwise(widths)):
-        bound = 1.0 / before if number == 0 else math.sqrt(6.0 / before) / omega_hidden
-        yield after, before, math.sqrt(6.0 / before) if activation == "relu" else bound, 1.0 / math.sqrt(before)
 
 
 @dataclass
@@ -47,13 +30,9 @@ class PlainSiren:
     omega_hidden: float
 
     @classmethod
-    def start(cls, draws: Draws, widths: Sequence[int], omega_first: float, omega_hidden: float) -> PlainSiren:
+    def start(cls, seed: Seed, widths: Sequence[int], omega_first: float, omega_hidden: float) -> PlainSiren:
         """A network of these widths, inputs first, with random weights."""
-        made = cls([], [], omega_first, omega_hidden)
-        for after, before, bound, edge in layer_starts(widths, "sine", omega_hidden):
-            made.weights.append(draws.uniform((after, before), -bound, bound))
-            made.biases.append(draws.uniform((after,), -edge, edge))
-        return made
+        return cls(*siren_start(seed, widths, "sine", omega_hidden), omega_first, omega_hidden)
 
     @classmethod
     def of(cls, siren: Siren) -> PlainSiren:
@@ -78,11 +57,11 @@ class PlainEncoding:
     levels: tuple[Level, ...]
 
     @classmethod
-    def start(cls, draws: Draws, levels: int, features: int, log2_table: int, base: int, finest: int) -> PlainEncoding:
+    def start(cls, seed: Seed, levels: int, features: int, log2_table: int, base: int, finest: int) -> PlainEncoding:
         """An encoding with a random table. Raises InputError for settings that define none."""
-        check_settings(levels, features, log2_table, base, finest, "fused")
+        check_settings(levels, features, log2_table, base, finest, "torch")
         made = grid_levels(levels, log2_table, base, finest)
-        return cls(draws.uniform((made[-1].offset + made[-1].rows, features), -INIT, INIT), made)
+        return cls(table_start(seed, made[-1].offset + made[-1].rows, features), made)
 
     @classmethod
     def of(cls, encoding: MultiresHashEncoding) -> PlainEncoding:
@@ -96,15 +75,9 @@ class PlainEncoding:
 
     def index(self, positions: Floats) -> tuple[NDArray[np.uint32], Floats]:
         """Return table rows and trilinear weights, both (N, levels, 8), of positions (N, 3) in [0, 1]."""
-        from .fused_table import hash_corners
-        from .threads import on_threads, workers
-
-        shape = (len(positions), len(self.levels), 8)
-        rows, weights = np.empty(shape, np.uint32), np.empty(shape, np.float32)
-        scales = np.array([level.scale for level in self.levels])
-        sizes = np.array([[level.resolution, level.rows, level.offset, level.dense] for level in self.levels], np.int64)
-        on_threads(workers(), hash_corners, positions, scales, sizes, rows, weights)
-        return rows, weights
+        found = [corners(positions.astype(float), level, np) for level in self.levels]
+        rows = np.stack([row for row, _ in found], axis=1).astype(np.uint32)
+        return rows, np.stack([weight for _, weight in found], axis=1).astype(np.float32)
 
     def codes(self, rows: Any, weights: Any) -> Floats:
         """Return the codes (n, levels * features) of points with these rows and weights, as from `index`."""

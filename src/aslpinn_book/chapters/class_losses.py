@@ -94,7 +94,7 @@ class Lesson:
         from aslpinn.estimation.fitting import Fields
 
         fields = Fields(self.config, self.seed)
-        return fields, fields.precompute(self.data.positions), torch.Generator().manual_seed(self.seed)
+        return fields, fields.precompute(self.data.positions), np.random.default_rng(self.seed)
 
     def _batch(self, fields: Any, indices: Any, subset: Any, generator: Any) -> Batch:
         data = self.data
@@ -130,7 +130,7 @@ class Lesson:
         per_epoch, step, history = math.ceil(n / self.config.batch), 0, []
         for epoch in range(epochs):
             total = 0.0
-            for subset in minibatches(n, self.config.batch, generator):
+            for subset in map(torch.from_numpy, minibatches(n, self.config.batch, generator)):
                 rate = learning_rate(self.config, epoch, step, per_epoch * epochs)
                 for group in optimizer.param_groups:
                     group["lr"] = rate

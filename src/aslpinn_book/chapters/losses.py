@@ -65,7 +65,7 @@ def snapshots(
             for name, values in zip(kept, evaluate(fields, indices), strict=True):
                 kept[name].append(problem.volume(values))
 
-    _, history = train(fields, data, config, member, on_epoch)
+    _, history = train(fields, data, config, on_epoch)
     maps = {name: np.stack(values) for name, values in kept.items()}
     return Snapshots(tuple(sorted(set(epochs))), maps, history.losses)
 

@@ -12,7 +12,7 @@ from .speed import PHANTOM_VOXELS, synthetic
 
 
 class Steps:
-    """One training step of the paper preset on random voxels of `synthetic`, by four ways to the same gradients."""
+    """One training step of the paper preset on random voxels of `synthetic`, by three ways to the same gradients."""
 
     def __init__(self, levels: int = 16, delays: int = 11, batch: int = 1000, objective: str = "pointwise") -> None:
         import torch
@@ -27,17 +27,13 @@ class Steps:
         config = PRESETS["paper"].with_overrides(levels=levels, batch=batch, objective=objective)
         data = training_data(prepare(series, mask, timing), Request(), config)
         self.config, self.data, self.voxels = config, data, int(mask.sum())
-        self.generator = torch.Generator().manual_seed(0)
-        indices = Fields(config, 0, "torch").precompute(data.positions)  # the same for every way
+        self.generator = np.random.default_rng(0)
+        indices = Fields(config, 0).precompute(data.positions)  # the same for every way
         ways: dict[str, Callable[[Any], object]] = {}
-        for name, engine, trainer in (
-            ("torch", "torch", AutogradTrainer),
-            ("torch, compiled encoding", "fused", AutogradTrainer),
-            ("fused", "fused", FusedTrainer),
-        ):
-            ways[name] = self._step(trainer(Fields(config, 0, engine), indices, data, config))
+        for name, trainer in (("torch", AutogradTrainer), ("fused", FusedTrainer)):
+            ways[name] = self._step(trainer(Fields(config, 0), indices, data, config))
         if objective == "pointwise":
-            ways = {"naive": self._naive(Fields(config, 0, "torch"), indices[0]), **ways}
+            ways = {"naive": self._naive(Fields(config, 0), indices[0]), **ways}
         self.ways = ways
 
     def _step(self, trainer: Any) -> Callable[[Any], object]:
@@ -48,15 +44,10 @@ class Steps:
         torch, data, config = self.torch, self.data, self.config
         from aslpinn.estimation import objectives
 
-        encoding = fields.parameter_field.encoding
         optimizer = torch.optim.AdamW(fields.parameters(), lr=config.lr)
 
         def codes(points: Any) -> Any:
-            rows, weights = index.rows[points].long(), index.weights[points]
-            bags = torch.nn.functional.embedding_bag(
-                rows.flatten(0, 1), encoding.table, per_sample_weights=weights.flatten(0, 1), mode="sum"
-            )
-            return bags.view(len(points), -1)
+            return fields.parameter_field.encoding.lookup(index, points)
 
         def step(subset: Any) -> float:
             optimizer.zero_grad()
@@ -79,7 +70,7 @@ class Steps:
         """Smallest time of each way over `rounds` steps, taken in turns so that all see the same machine."""
         best: dict[str, float] = {}
         for turn in range(rounds + 1):
-            subset = self.torch.randperm(self.voxels, generator=self.generator)[: self.config.batch]
+            subset = self.torch.from_numpy(self.generator.permutation(self.voxels)[: self.config.batch])
             for name, way in self.ways.items():
                 if names is not None and name not in names:
                     continue
