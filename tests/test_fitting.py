@@ -9,9 +9,9 @@ import pytest
 
 from aslpinn import Acquisition, FitError, InputError, fit
 from aslpinn.estimation import ESTIMATORS, FitConfig, dispatch
-from aslpinn.estimation.config import PRESETS
 from aslpinn.estimation.dispatch import FUNCTIONS
-from aslpinn.estimation.fitting import configure, learning_rate, minibatches, positions
+from aslpinn.estimation.networks.config import PRESETS, configure
+from aslpinn.estimation.networks.train import learning_rate, minibatches, unit_positions
 from aslpinn.estimation.problem import Request, prepare
 from aslpinn.physics import delta_m
 
@@ -80,27 +80,6 @@ def test_ensemble_reports_its_members_its_settings_and_a_positive_spread(phantom
     assert "loss" in message
 
 
-def test_held_out_samples_stop_a_fit_that_follows_noise(phantom, rng):
-    series, mask, _, _ = phantom
-    noisy = series + 0.5 * series.max() * rng.standard_normal(series.shape)
-    estimate = fit(
-        noisy,
-        mask,
-        TIMING,
-        estimator="pinn",
-        members=1,
-        epochs=60,
-        batch=300,
-        held_out=0.2,
-        patience=5,
-        finest=512,
-        schedule="constant",
-    )
-    history = estimate.info["history"][0]
-    assert len(history["total"]) < 60
-    assert history["best_epoch"] == int(np.argmin(history["held-out"]))
-
-
 def test_a_loss_that_is_not_finite_ends_the_fit_with_its_epoch_and_cause(phantom):
     series, mask, _, _ = phantom
     with pytest.raises(FitError, match=r"epoch \d+ of 5 .*lr \(1e\+06\) is too large"):
@@ -149,7 +128,7 @@ def test_minibatches_hold_every_voxel_once(n, batch):
 
 def test_positions_are_in_the_unit_cube_and_keep_the_proportions_of_the_brain(phantom):
     series, mask, _, _ = phantom
-    x = positions(prepare(series, mask, TIMING), (3.0, 3.0, 7.0)).numpy()
+    x = unit_positions(prepare(series, mask, TIMING), (3.0, 3.0, 7.0))
     assert x.min() > 0
     assert x.max() < 1
     steps = [np.diff(np.unique(x[:, axis])).min() for axis in range(3)]

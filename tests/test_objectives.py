@@ -25,7 +25,7 @@ def truth(acquisition, n=40, collocation=4, seed=0):
     cbf = 20 + 60 * torch.from_numpy(rng.random(n, np.float32))
     att = 0.7 + 1.0 * torch.from_numpy(rng.random(n, np.float32))
     durations = Durations(acquisition)
-    times = durations.collocated(durations.nominal, n, collocation, rng)
+    times = durations.collocated(durations.nominal, torch.from_numpy(durations.draw(n, collocation, rng)))
     signal = delta_m(cbf[:, None], att[:, None], times.pld, times.tau)
     rate = delta_m_rate(cbf[:, None], att[:, None], times.pld, times.tau, times.slope)
     return cbf, att, times, signal, rate
@@ -65,7 +65,9 @@ def test_every_objective_rises_away_from_the_truth(acquisition):
 def test_collocation_times_are_uniform_between_the_first_and_the_last_delay_of_each_slice():
     durations = Durations(UNEQUAL)
     shift = torch.tensor([[0.0], [0.4]])
-    times = durations.collocated(durations.nominal + shift, 2, 4000, np.random.default_rng(1))
+    times = durations.collocated(
+        durations.nominal + shift, torch.from_numpy(durations.draw(2, 4000, np.random.default_rng(1)))
+    )
     drawn = times.pld[:, 11:] - shift
     low, high = UNEQUAL.post_labeling_delay.min(), UNEQUAL.post_labeling_delay.max()
     assert float(drawn.min()) >= low - 1e-5

@@ -110,7 +110,7 @@ def _add_fit(commands: Any) -> None:
     command.add_argument("--epochs", type=_positive, metavar="N", help="pinn: passes over the voxels")
     command.add_argument("--seed", type=_seed, default=0, metavar="N")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    command.add_argument("--engine", choices=("auto", "torch", "fused", "tinycudann"), default="auto")
+    command.add_argument("--engine", choices=("auto", "torch", "fused", "cuda", "tinycudann"), default="auto")
     command.add_argument(
         "--arterial", choices=("auto", "on", "off"), help="field: macrovascular signal (auto: by evidence)"
     )

@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .config import FitConfig
     from .dispatch import fit
     from .estimate import Estimate
+    from .networks.config import FitConfig
     from .options import ESTIMATORS, PRESETS
     from .problem import Problem, Request, prepare
 
@@ -16,7 +16,7 @@ _PUBLIC = {
     "ESTIMATORS": "options",
     "PRESETS": "options",
     "Estimate": "estimate",
-    "FitConfig": "config",
+    "FitConfig": "networks.config",
     "Problem": "problem",
     "Request": "problem",
     "fit": "dispatch",

@@ -19,7 +19,7 @@ from .problem import Progress, Request, prepare
 #: (problem: Problem, request: Request, **its own options) and returns an Estimate.
 FUNCTIONS: dict[str, str] = {
     "field": "field.fit:fit_field",
-    "pinn": "pinn:fit_pinn",
+    "pinn": "networks.fit:fit_pinn",
     "nlls": "nlls:fit_nlls",
     "vb": "variational:fit_vb",
     "svb": "variational:fit_svb",

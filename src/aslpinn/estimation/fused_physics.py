@@ -10,7 +10,7 @@ from typing import Any
 from numba import njit
 from numba.extending import register_jitable
 
-from ..fields.fused import KERNEL, LANES, decay, f32
+from ..fields.compiled import KERNEL, LANES, decay, f32
 from ..physics import Constants
 from ..physics.kinetics import Factors, factors, formulas
 

@@ -1,7 +1,8 @@
 """What a fit minimizes: the paper's pointwise loss, its integral form (increments), the closed form.
 
 Pure functions of tensors: a field's values in, named losses out. n voxels, D acquired times, K = D + collocation times,
-the acquired ones first. Signals are scaled (`scale` times delta-M / M0b); times are in s.
+the acquired ones first. Values of several networks have one more axis before these; losses are then one for each.
+Signals are scaled (`scale` times delta-M / M0b); times are in s.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..physics import Acquisition, Constants, delta_m, delta_m_ode, delta_m_rate
@@ -45,7 +47,7 @@ class Durations:
         self.tau = tensor(acquisition.labeling_duration)[None]
         self.slope = tensor(acquisition.duration_at(pld)[1])[None]
         self.nominal = tensor(pld)[None]
-        self.knots = tensor((np.unique(pld) - self.first) / max(self.last - self.first, 1e-9))
+        self.knots = (np.unique(pld) - self.first) / max(self.last - self.first, 1e-9)
 
     def at(self, pld: Tensor) -> tuple[Tensor, Tensor]:
         """Tau in s and d tau/dt at nominal delays (slice time not added), linear between the table's points."""
@@ -60,26 +62,24 @@ class Durations:
         """The acquired times of voxels with effective delays (n, D) or (1, D)."""
         return Times(pld, self.tau.expand_as(pld), self.slope.expand_as(pld))
 
-    def draw(self, n: int, count: int, rng: np.random.Generator, at: str = "uniform") -> Tensor:
+    def draw(self, n: int, count: int, rng: np.random.Generator, at: str = "uniform") -> NDArray[np.float32]:
         """Random delays (n, count) as shares of the way from the first to the last PLD.
 
         "uniform" is the paper's choice. "between" draws them towards the middle of the interval between two acquired
         delays, into two fifths of it, "near" towards its ends, where the samples are.
         """
-        drawn = torch.from_numpy(rng.random((n, count), np.float32))
+        drawn = rng.random((n, count), np.float32)
         if at == "uniform" or len(self.knots) < 2:
             return drawn
-        knots = self.knots.cpu()
-        above = torch.searchsorted(knots, drawn, right=True).clamp(1, len(knots) - 1)
-        low, width = knots[above - 1], knots[above] - knots[above - 1]
+        above = np.searchsorted(self.knots, drawn, side="right").clip(1, len(self.knots) - 1)
+        low, width = self.knots[above - 1], self.knots[above] - self.knots[above - 1]
         place = (drawn - low) / width - 0.5
-        place = 0.4 * place if at == "between" else place.sign() * (0.5 - 0.4 * (0.5 - place.abs()))
-        return low + width * (0.5 + place)
+        place = 0.4 * place if at == "between" else np.sign(place) * (0.5 - 0.4 * (0.5 - np.abs(place)))
+        return (low + width * (0.5 + place)).astype(np.float32)
 
-    def collocated(self, pld: Tensor, n: int, count: int, rng: np.random.Generator, at: str = "uniform") -> Times:
-        """The acquired times, then `count` random ones a voxel, drawn as `draw` says."""
-        acquired = self.acquired(pld.expand(n, -1))
-        drawn = self.draw(n, count, rng, at).to(pld.device)
+    def collocated(self, pld: Tensor, drawn: Tensor) -> Times:
+        """The acquired times at effective delays (n, D) or (1, D), then collocation times drawn as by `draw`."""
+        acquired = self.acquired(pld.expand(len(drawn), -1))
         nominal = self.first + drawn * (self.last - self.first)
         tau, slope = self.at(nominal)
         offset = pld[:, :1] - self.nominal[:, :1]  # slice time
@@ -93,17 +93,23 @@ class Durations:
 def weighted_square(residual: Tensor, weight: Tensor) -> Tensor:
     """Weighted mean square of (n, D) residuals; weights (n, D) or (1, D), 0 leaves a sample out."""
     weight = weight.expand_as(residual)
-    return (weight * residual.square()).sum() / weight.sum().clamp_min(1e-12)
+    return (weight * residual.square()).sum((-2, -1)) / weight.sum((-2, -1)).clamp_min(1e-12)
 
 
 def closed_form(
-    measured: Tensor, weight: Tensor, cbf: Tensor, att: Tensor, times: Times, constants: Constants, scale: float = 1.0
+    measured: Tensor,
+    weight: Tensor,
+    cbf: Tensor,
+    att: Tensor,
+    times: Times,
+    constants: Constants,
+    scale: float | Tensor = 1.0,
 ) -> Losses:
     """Buxton's solution against the measured signal: no f_tissue, no derivative.
 
     measured (n, D); weight (n, D) or (1, D); cbf, att (n,); times of the D samples.
     """
-    signal = scale * delta_m(cbf[:, None], att[:, None], times.pld, times.tau, constants)
+    signal = scale * delta_m(cbf[..., None], att[..., None], times.pld, times.tau, constants)
     data = weighted_square(measured - signal, weight)
     return {"data": data, "total": data}
 
@@ -116,7 +122,7 @@ def increments(
     att: Tensor,
     times: Times,
     constants: Constants,
-    scale: float = 1.0,
+    scale: float | Tensor = 1.0,
     alpha: float = 1.0,
     lambda_physics: float = 0.5,
 ) -> Losses:
@@ -126,10 +132,10 @@ def increments(
     at `times`. An increment is the integral of the rate over the interval, so that a rise which falls between
     two samples counts in full; a slope at the samples sees a part of it.
     """
-    data = weighted_square(measured - fitted[:, : measured.shape[1]], weight)
-    signal = scale * delta_m(cbf[:, None], att[:, None], times.pld, times.tau, constants)
-    order = times.t.expand_as(fitted).argsort(dim=1)
-    physics = (fitted - signal).gather(1, order).diff(dim=1).square().mean()
+    data = weighted_square(measured - fitted[..., : measured.shape[-1]], weight)
+    signal = scale * delta_m(cbf[..., None], att[..., None], times.pld, times.tau, constants)
+    order = times.t.expand_as(fitted).argsort(dim=-1)
+    physics = (fitted - signal).gather(-1, order).diff(dim=-1).square().mean((-2, -1))
     return {"data": data, "physics": physics, "total": alpha * data + lambda_physics * physics}
 
 
@@ -142,10 +148,10 @@ def pointwise(
     att: Tensor,
     times: Times,
     constants: Constants,
-    scale: float = 1.0,
+    scale: float | Tensor = 1.0,
     alpha: float = 1.0,
     lambda_physics: float = 0.5,
-    time_scale: float = 1.0,
+    time_scale: float | Tensor = 1.0,
     reading: str = "derivative",
 ) -> Losses:
     """The paper's loss: d f_tissue/dt against P at every acquired and collocated time.
@@ -154,11 +160,11 @@ def pointwise(
     state it, and the meaning of lambda depends on it). P is read as the derivative of Buxton's solution ("derivative"),
     or as the right-hand side of the ODE with f_tissue in its decay term ("ode").
     """
-    data = weighted_square(measured - fitted[:, : measured.shape[1]], weight)
-    place = (cbf[:, None], att[:, None], times.pld, times.tau, times.slope, constants)
+    data = weighted_square(measured - fitted[..., : measured.shape[-1]], weight)
+    place = (cbf[..., None], att[..., None], times.pld, times.tau, times.slope, constants)
     if reading == "ode":
         expected = scale * delta_m_ode(fitted / scale, *place)
     else:
         expected = scale * delta_m_rate(*place)
-    physics = (rate - time_scale * expected).square().mean()
+    physics = (rate - time_scale * expected).square().mean((-2, -1))
     return {"data": data, "physics": physics, "total": alpha * data + lambda_physics * physics}

@@ -119,7 +119,10 @@ class MultiresHashEncoding(nn.Module):
         return HashIndex(x.float(), rows, weights)
 
     def lookup(self, index: HashIndex, subset: Tensor | None = None) -> Tensor:
-        """Return the codes (n, levels * features) of precomputed positions, or of the rows `subset` (n,) of them."""
+        """Return the codes (n, levels * features) of precomputed positions, or of the rows `subset` (n,) of them.
+
+        Where the table has K tables side by side, (rows, K * features), codes are (K, n, levels * features).
+        """
         if self.engine == "tinycudann":
             chosen = index.positions if subset is None else index.positions[subset]
             return torch.func.functional_call(self._native[0], {"params": self.table.flatten()}, (chosen,)).float()
@@ -129,7 +132,10 @@ class MultiresHashEncoding(nn.Module):
         codes = functional.embedding_bag(
             rows.flatten(0, 1), self.table, per_sample_weights=weights.flatten(0, 1), mode="sum"
         )
-        return codes.view(len(rows), self.width)
+        if self.table.shape[1] == self.features:
+            return codes.view(len(rows), self.width)
+        members = codes.view(len(rows), len(self.levels), -1, self.features)  # those of K tables, side by side in a row
+        return members.permute(2, 0, 1, 3).flatten(2)
 
     def extra_repr(self) -> str:
         """Return the settings, for printing."""

@@ -13,6 +13,13 @@ from .grids import Seed, siren_start
 ACTIVATIONS = ("sine", "relu")
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """W x + b of inputs (..., in) with a weight (out, in); or of (K, n, in) with those of K networks, (K, out, in)."""
+    if weight.ndim == 2:
+        return functional.linear(x, weight, bias)
+    return torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias[:, None], x, weight.mT)
+
+
 class Siren(nn.Module):
     """Fully connected network with sine activations: sin(omega * (W x + b)), then a linear last layer.
 
@@ -29,6 +36,7 @@ class Siren(nn.Module):
     seed : int or numpy.random.Generator
         Of the initial weights.
 
+    The parameters may be those of K networks, stacked on a first axis; inputs and outputs then have one more axis, too.
     Weights of n inputs start uniform: first layer in +-1/n, others in +-sqrt(6/n)/omega_hidden, biases in +-1/sqrt(n)
     (Sitzmann et al. 2020, section 3.2 and supplement 1.5; biases as in their code). Raises InputError for an unknown
     activation, or sizes and frequencies that are not positive.
@@ -79,22 +87,22 @@ class Siren(nn.Module):
         """Return the output, given the first layer's activations (..., hidden)."""
         last = len(self.weights) - 1
         for layer in range(1, last):
-            hidden = self.activate(functional.linear(hidden, self.weights[layer], self.biases[layer]), layer)
-        return functional.linear(hidden, self.weights[last], self.biases[last])
+            hidden = self.activate(linear(hidden, self.weights[layer], self.biases[layer]), layer)
+        return linear(hidden, self.weights[last], self.biases[last])
 
     def after_first_with_tangent(self, hidden: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
         """Return the output and its directional derivative, given those of the first layer's activations."""
         last = len(self.weights) - 1
         for layer in range(1, last):
-            before = functional.linear(hidden, self.weights[layer], self.biases[layer])
-            along = functional.linear(tangent, self.weights[layer])
+            before = linear(hidden, self.weights[layer], self.biases[layer])
+            along = linear(tangent, self.weights[layer])
             hidden, tangent = self.activate_with_tangent(before, along, layer)
-        output = functional.linear(hidden, self.weights[last], self.biases[last])
-        return output, functional.linear(tangent, self.weights[last])
+        output = linear(hidden, self.weights[last], self.biases[last])
+        return output, linear(tangent, self.weights[last])
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output (..., out_features) of inputs (..., in_features)."""
-        return self.after_first(self.activate(functional.linear(x, self.weights[0], self.biases[0]), 0))
+        return self.after_first(self.activate(linear(x, self.weights[0], self.biases[0]), 0))
 
 
 class SignalField(nn.Module):
@@ -127,27 +135,33 @@ class SignalField(nn.Module):
         self.network = Siren(width, 1, hidden, layers, omega_first, omega_hidden, activation, seed)
 
     def _first(self, code: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the first layer's W x + b (n, T, hidden) and the column of W that belongs to time (hidden,)."""
-        if t.ndim not in (1, 2) or (t.ndim == 2 and t.shape[0] not in (1, len(code))):
-            raise InputError(f"t: found shape {tuple(t.shape)}, expected (T,) or ({len(code)}, T)")
-        weight = self.network.weights[0]
-        if code.ndim != 2 or code.shape[1] != weight.shape[1] - 1:
-            raise InputError(f"code: found shape {tuple(code.shape)}, expected (n, {weight.shape[1] - 1})")
-        place = functional.linear(code, weight[:, :-1], self.network.biases[0])
-        column = weight[:, -1]
-        return place[:, None, :] + t[..., None] * column, column
+        """Return the first layer's W x + b and its derivative by t, both (n * T, hidden): a voxel's times in a row."""
+        weight, n = self.network.weights[0], code.shape[-2]
+        if t.ndim < 1 or (t.ndim > 1 and t.shape[-2] not in (1, n)):
+            raise InputError(f"t: found shape {tuple(t.shape)}, expected (T,) or ({n}, T)")
+        if code.shape[-1] != weight.shape[-1] - 1:
+            raise InputError(f"code: found shape {tuple(code.shape)}, expected (n, {weight.shape[-1] - 1})")
+        place = linear(code, weight[..., :-1], self.network.biases[0])
+        column = weight[..., None, None, :, -1]
+        before = place[..., None, :] + t[..., None] * column
+        return before.flatten(-3, -2), column.expand_as(before).flatten(-3, -2)
 
     def forward(self, code: Tensor, t: Tensor) -> Tensor:
         """Return the signal (n, T) of codes (n, C) at times t, (n, T) or (T,) for all."""
         before, _ = self._first(code, t)
-        return self.network.after_first(self.network.activate(before, 0)).squeeze(-1)
+        return (
+            self.network.after_first(self.network.activate(before, 0)).unflatten(-2, (code.shape[-2], -1)).squeeze(-1)
+        )
 
     def with_rate(self, code: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return the signal and its time derivative, both (n, T), the derivative carried forward with the values."""
         before, column = self._first(code, t)
         hidden, tangent = self.network.activate_with_tangent(before, column, 0)
-        signal, rate = self.network.after_first_with_tangent(hidden, tangent)
-        return signal.squeeze(-1), rate.squeeze(-1)
+        signal, rate = (
+            values.unflatten(-2, (code.shape[-2], -1)).squeeze(-1)
+            for values in self.network.after_first_with_tangent(hidden, tangent)
+        )
+        return signal, rate
 
 
 class ParameterField(nn.Module):

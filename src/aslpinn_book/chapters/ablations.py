@@ -278,7 +278,7 @@ def paper_schedule(trial: Mapping[str, Any] | None, epochs: int, slices: int = 4
 
     None trains preset paper as it stands. The row's "search" says which trial it was.
     """
-    from aslpinn.estimation.config import PRESETS
+    from aslpinn.estimation.networks.config import PRESETS
 
     own: dict[str, Any] = {}
     protocol, name = "te11", "preset paper"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -77,74 +76,52 @@ class Lesson:
         self, series: Float, mask: NDArray[Any], acquisition: Acquisition, voxel_size: Any, seed: int = 0
     ) -> None:
         from aslpinn.estimation import prepare
-        from aslpinn.estimation.config import FitConfig
-        from aslpinn.estimation.fitting import training_data
-        from aslpinn.estimation.problem import Request
+        from aslpinn.estimation.networks.config import FitConfig
+        from aslpinn.estimation.networks.train import Samples
 
         self.config = FitConfig(
-            objective="pointwise", levels=4, base=8, finest=48, att_levels=0, batch=1000, collocation=4
+            objective="pointwise", levels=4, base=8, finest=48, att_levels=0, batch=1000, collocation=4, seed=seed
         )
         self.problem = prepare(series, mask, acquisition)
-        self.data = training_data(self.problem, Request(voxel_size=tuple(voxel_size)), self.config)
-        self.seed = seed
+        self.samples = Samples.of(self.problem, tuple(voxel_size), self.config)
 
-    def _start(self) -> tuple[Any, Any, Any]:
-        import torch
+    def _engine(self, objective: Objective | None = None) -> Any:
+        """New networks, and an engine that trains them with an objective instead of the config's."""
+        from aslpinn.estimation.networks.autograd import AutogradEngine
 
-        from aslpinn.estimation.fitting import Fields
+        class Own(AutogradEngine):
+            def batch(self, points: Tensor, drawn: Tensor) -> Batch:
+                code, cbf, att = self.fields(self.indices, points)
+                times = self.durations.collocated(self.pld if len(self.pld) == 1 else self.pld[points], drawn)
+                assert self.fields.signal_field is not None
+                fitted, rate = self.fields.signal_field.with_rate(code, times.t)
+                place = (cbf[:, None], att[:, None], times.pld, times.tau)
+                signal = self.scale * delta_m(*place, self.constants)
+                p = self.scale * delta_m_rate(*place, times.slope, self.constants)
+                return Batch(self.signal[points], times.t, fitted, rate, signal, p)
 
-        fields = Fields(self.config, self.seed)
-        return fields, fields.precompute(self.data.positions), np.random.default_rng(self.seed)
+            def losses(self, points: Tensor, drawn: Tensor) -> dict[str, Tensor]:
+                assert objective is not None
+                return {"total": objective(self.batch(points, drawn))}
 
-    def _batch(self, fields: Any, indices: Any, subset: Any, generator: Any) -> Batch:
-        data = self.data
-        code, cbf, att = fields(indices, subset)
-        pld = data.pld if len(data.pld) == 1 else data.pld[subset]
-        times = data.durations.collocated(pld, len(subset), self.config.collocation, generator)
-        fitted, rate = fields.signal_field.with_rate(code, times.t)
-        place = (cbf[:, None], att[:, None], times.pld, times.tau)
-        signal = data.scale * delta_m(*place, data.constants)
-        p = data.scale * delta_m_rate(*place, times.slope, data.constants)
-        return Batch(data.signal[subset], times.t, fitted, rate, signal, p)
+        return Own(self.samples, self.config, self.config.seed)
 
     def example(self) -> Batch:
-        """The batch of 50 voxels before training, to try a loss on."""
-        import torch
-
-        fields, indices, generator = self._start()
-        return self._batch(fields, indices, torch.arange(min(50, len(self.data.signal))), generator)
+        """The batch of at most 50 voxels before training, to try a loss on."""
+        engine = self._engine()
+        points, drawn = next(engine.load(self.samples.batches(self.config, np.random.default_rng(self.config.seed))))
+        batch: Batch = engine.batch(points[:50], drawn[:50])
+        return batch
 
     def train(self, objective: Objective, epochs: int) -> tuple[Float, Float, list[float]]:
         """Train new networks: maps of CBF and ATT (X, Y, Z), and the mean loss of every epoch.
 
         Raises FitError where the loss is not finite.
         """
-        import torch
+        from aslpinn.estimation.networks.train import train
 
-        from aslpinn.errors import FitError
-        from aslpinn.estimation.fitting import evaluate, learning_rate, minibatches
-
-        fields, indices, generator = self._start()
-        optimizer = torch.optim.AdamW(fields.parameters(), lr=self.config.lr, weight_decay=0.01)
-        n = len(self.data.signal)
-        per_epoch, step, history = math.ceil(n / self.config.batch), 0, []
-        for epoch in range(epochs):
-            total = 0.0
-            for subset in map(torch.from_numpy, minibatches(n, self.config.batch, generator)):
-                rate = learning_rate(self.config, epoch, step, per_epoch * epochs)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                loss = objective(self._batch(fields, indices, subset, generator))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                total += float(loss.detach()) * len(subset) / n
-                step += 1
-            if not math.isfinite(total):
-                raise FitError(f"the loss is {total} in epoch {epoch + 1}; expected a finite number: check its formula")
-            history.append(total)
-        cbf, att = evaluate(fields, indices)
-        return self.problem.volume(cbf), self.problem.volume(att), history
+        (one,) = train(self._engine(objective), self.samples, self.config.with_overrides(epochs=epochs))
+        return self.problem.volume(one.cbf), self.problem.volume(one.att), one.history.losses["total"]
 
 
 @styled

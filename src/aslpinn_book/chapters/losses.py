@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from aslpinn.estimation.fitting import Fields, configure, evaluate, train, training_data
-from aslpinn.estimation.pinn import MEMBER_SEEDS
+from aslpinn.estimation.networks.config import configure
+from aslpinn.estimation.networks.fit import MEMBER_SEEDS, engine_of
+from aslpinn.estimation.networks.train import Samples, train
 from aslpinn.estimation.problem import Request, prepare
 from aslpinn.maps.style import CATEGORICAL, styled, subplots
 from aslpinn.physics import Acquisition
@@ -54,20 +55,18 @@ def snapshots(
     problem = prepare(series, mask, acquisition)
     request = Request(preset="default", members=1, epochs=max(epochs), seed=seed, voxel_size=voxel_size)
     config = configure(request, **settings)
-    data = training_data(problem, request, config)
-    member = config.seed * MEMBER_SEEDS
-    fields = Fields(config, member, request.engine, request.device)
-    indices = fields.precompute(data.positions)
+    samples = Samples.of(problem, voxel_size, config)
+    engine = engine_of(samples, request, config, [config.seed * MEMBER_SEEDS])
     kept: dict[str, list[NDArray[np.float32]]] = {"cbf": [], "att": []}
 
     def on_epoch(epoch: int, losses: dict[str, float]) -> None:
         if epoch + 1 in epochs:
-            for name, values in zip(kept, evaluate(fields, indices), strict=True):
+            for name, (values,) in zip(kept, engine.maps(), strict=True):
                 kept[name].append(problem.volume(values))
 
-    _, history = train(fields, data, config, on_epoch)
+    (trained,) = train(engine, samples, config, on_epoch)
     maps = {name: np.stack(values) for name, values in kept.items()}
-    return Snapshots(tuple(sorted(set(epochs))), maps, history.losses)
+    return Snapshots(tuple(sorted(set(epochs))), maps, trained.history.losses)
 
 
 @styled

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,67 +14,56 @@ class Steps:
     """One training step of the paper preset on random voxels of `synthetic`, by three ways to the same gradients."""
 
     def __init__(self, levels: int = 16, delays: int = 11, batch: int = 1000, objective: str = "pointwise") -> None:
-        import torch
+        from aslpinn.estimation import prepare
+        from aslpinn.estimation.networks.autograd import AutogradEngine
+        from aslpinn.estimation.networks.compiled import CompiledEngine
+        from aslpinn.estimation.networks.config import PRESETS
+        from aslpinn.estimation.networks.train import Samples
 
-        from aslpinn.estimation.config import PRESETS
-        from aslpinn.estimation.fitting import AutogradTrainer, Fields, training_data
-        from aslpinn.estimation.fused import FusedTrainer
-        from aslpinn.estimation.problem import Request, prepare
-
-        self.torch = torch
         series, mask, timing = synthetic(PHANTOM_VOXELS, delays)
-        config = PRESETS["paper"].with_overrides(levels=levels, batch=batch, objective=objective)
-        data = training_data(prepare(series, mask, timing), Request(), config)
-        self.config, self.data, self.voxels = config, data, int(mask.sum())
-        self.generator = np.random.default_rng(0)
-        indices = Fields(config, 0).precompute(data.positions)  # the same for every way
-        ways: dict[str, Callable[[Any], object]] = {}
-        for name, trainer in (("torch", AutogradTrainer), ("fused", FusedTrainer)):
-            ways[name] = self._step(trainer(Fields(config, 0), indices, data, config))
-        if objective == "pointwise":
-            ways = {"naive": self._naive(Fields(config, 0), indices[0]), **ways}
-        self.ways = ways
-
-    def _step(self, trainer: Any) -> Callable[[Any], object]:
-        return lambda subset: trainer.step(subset, 1e-3, self.generator)
-
-    def _naive(self, fields: Any, index: Any) -> Callable[[Any], object]:
-        """Everything through autograd: a voxel encoded at each of its times, d/dt by a second pass, plain AdamW."""
-        torch, data, config = self.torch, self.data, self.config
-        from aslpinn.estimation import objectives
-
-        optimizer = torch.optim.AdamW(fields.parameters(), lr=config.lr)
-
-        def codes(points: Any) -> Any:
-            return fields.parameter_field.encoding.lookup(index, points)
-
-        def step(subset: Any) -> float:
-            optimizer.zero_grad()
-            times = data.durations.collocated(data.pld, len(subset), config.collocation, self.generator)
-            t = times.t.clone().requires_grad_()
-            samples = codes(subset.repeat_interleave(t.shape[1]))
-            fitted = fields.signal_field.network(torch.cat([samples, t.reshape(-1, 1)], dim=1)).view_as(t)
-            (rate,) = torch.autograd.grad(fitted.sum(), t, create_graph=True)
-            cbf, att = fields.parameter_field(codes(subset))
-            losses = objectives.pointwise(
-                data.signal[subset], data.weight, fitted, rate, cbf, att, times, data.constants, data.scale
-            )
-            losses["total"].backward()
-            optimizer.step()
-            return float(losses["total"].detach())
-
-        return step
+        self.config = PRESETS["paper"].with_overrides(levels=levels, batch=batch, objective=objective)
+        self.samples = Samples.of(prepare(series, mask, timing), (1.0, 1.0, 1.0), self.config)
+        self.ways: dict[str, Any] = {} if objective != "pointwise" else {"naive": _naive(self.samples, self.config)}
+        self.ways |= {
+            "torch": AutogradEngine(self.samples, self.config, 0),
+            "fused": CompiledEngine(self.samples, self.config, 0),
+        }
 
     def seconds(self, rounds: int, names: tuple[str, ...] | None = None) -> dict[str, float]:
         """Smallest time of each way over `rounds` steps, taken in turns so that all see the same machine."""
         best: dict[str, float] = {}
+        rng = np.random.default_rng(0)
         for turn in range(rounds + 1):
-            subset = self.torch.from_numpy(self.generator.permutation(self.voxels)[: self.config.batch])
+            batch = self.samples.batches(self.config, rng)[:1]
             for name, way in self.ways.items():
                 if names is not None and name not in names:
                     continue
+                ((points, drawn),) = way.load(batch)
                 began = time.perf_counter()
-                way(subset)
+                way.step(points, drawn, 1e-3)
                 if turn:  # the first compiles
                     best[name] = min(best.get(name, np.inf), time.perf_counter() - began)
         return best
+
+
+def _naive(samples: Any, config: Any) -> Any:
+    """Everything through autograd: a voxel encoded at each of its times, and d/dt by a second pass."""
+    import torch
+
+    from aslpinn.estimation import objectives
+    from aslpinn.estimation.networks.autograd import AutogradEngine
+
+    class Naive(AutogradEngine):
+        def losses(self, points: Any, drawn: Any) -> Any:
+            encoding = self.fields.parameter_field.encoding
+            times = self.durations.collocated(self.pld, drawn)
+            t = times.t.clone().requires_grad_()
+            samples = encoding.lookup(self.indices[0], points.repeat_interleave(t.shape[1]))
+            assert self.fields.signal_field is not None
+            fitted = self.fields.signal_field.network(torch.cat([samples, t.reshape(-1, 1)], dim=1)).view_as(t)
+            (rate,) = torch.autograd.grad(fitted.sum(), t, create_graph=True)
+            cbf, att = self.fields.parameter_field(encoding.lookup(self.indices[0], points))
+            place = (fitted, rate, cbf, att, times, self.constants, self.scale)
+            return objectives.pointwise(self.signal[points], self.weight, *place, reading=self.config.reading)
+
+    return Naive(samples, config, 0)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from ..fields.fused import LANES, ONCE, f32
-from .fused_physics import ATT, CBF, INSIDE, MEASURED, PLD, SLOPE, TAU, TIME, WEIGHT
+from ...fields.compiled import LANES, ONCE, f32
+from ..fused_physics import ATT, CBF, INSIDE, MEASURED, PLD, SLOPE, TAU, TIME, WEIGHT
 
 
 class Batch(NamedTuple):

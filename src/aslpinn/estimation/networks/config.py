@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from ..errors import InputError
+from ...errors import InputError
+from ..problem import Request
 
+ENGINES = ("auto", "torch", "fused", "cuda", "tinycudann")
 OBJECTIVES = ("closed-form", "increments", "pointwise")
 READINGS = ("derivative", "ode")
 SCHEDULES = ("cosine", "one-cycle", "constant")
@@ -63,7 +65,6 @@ class FitConfig:
     members: int = _setting(8, "networks from different seeds whose maps are averaged")
     seed: int = _setting(0, "of start values, batches and collocation times")
     held_out: float = _setting(0.0, "share of voxel-times kept from the loss to choose the epoch; 0: the last epoch")
-    patience: int = _setting(0, "with held_out: stop after so many epochs without improvement; 0: never")
 
     time_scale: float = _setting(1.0, "seconds in the unit of t that f_tissue sees and the rate is per")
     signal_percentile: float = _setting(99.5, "this percentile of the series is scaled to signal_scale")
@@ -91,7 +92,7 @@ class FitConfig:
             "weight_decay",
             "seed",
         }
-        zero_is_fine |= {"held_out", "patience", "final_lr"}
+        zero_is_fine |= {"held_out", "final_lr"}
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(item.default, str):
@@ -144,3 +145,19 @@ PRESETS: dict[str, FitConfig] = {
         members=1,
     ),
 }
+
+
+def configure(request: Request, **overrides: object) -> FitConfig:
+    """The preset with the request's members, epochs and seed, and any field by name.
+
+    Where epochs change and t_max is not given, the annealing period follows the epochs.
+    """
+    config = PRESETS[request.preset]
+    changes: dict[str, object] = {"seed": request.seed}
+    if request.members is not None:
+        changes["members"] = request.members
+    if request.epochs is not None:
+        changes["epochs"] = request.epochs
+        if config.t_max:
+            changes["t_max"] = request.epochs
+    return config.with_overrides(**(changes | overrides))

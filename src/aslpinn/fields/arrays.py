@@ -1,27 +1,19 @@
-"""Encodings and networks as NumPy arrays: what the compiled engine trains, with or without PyTorch.
-
-Of a PyTorch module they are views of its memory (`of`); by themselves they start as the module of the same seed does
-(`start`), so that a fit that needs no autograd need not load PyTorch.
-"""
+"""Encodings and networks as NumPy arrays: what every engine starts from, and their values without PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .grids import Floats, Level, Seed, check_settings, corners, grid_levels, siren_start, table_start
 
-if TYPE_CHECKING:
-    from .encoding import MultiresHashEncoding
-    from .networks import Siren
-
 
 @dataclass
-class PlainSiren:
+class Layers:
     """A SIREN's weights (outputs, inputs) and biases (outputs,) by layer, and its frequency factors."""
 
     weights: list[Floats]
@@ -30,17 +22,11 @@ class PlainSiren:
     omega_hidden: float
 
     @classmethod
-    def start(cls, seed: Seed, widths: Sequence[int], omega_first: float, omega_hidden: float) -> PlainSiren:
-        """A network of these widths, inputs first, with random weights."""
+    def start(cls, seed: Seed, widths: Sequence[int], omega_first: float, omega_hidden: float) -> Layers:
+        """A network of these widths, inputs first, with random weights (see `networks.Siren`)."""
         return cls(*siren_start(seed, widths, "sine", omega_hidden), omega_first, omega_hidden)
 
-    @classmethod
-    def of(cls, siren: Siren) -> PlainSiren:
-        """Views of the parameters of a network on the CPU."""
-        weights, biases = ([p.detach().numpy() for p in several] for several in (siren.weights, siren.biases))
-        return cls(weights, biases, siren.omega(0), siren.omega(1))
-
-    def forward(self, x: Floats) -> Floats:
+    def __call__(self, x: Floats) -> Floats:
         """Return the outputs (n, outputs) of inputs (n, inputs)."""
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = x @ weight.T + bias
@@ -50,23 +36,18 @@ class PlainSiren:
 
 
 @dataclass
-class PlainEncoding:
+class Table:
     """A hash encoding's table (rows, features) and its levels."""
 
     table: Floats
     levels: tuple[Level, ...]
 
     @classmethod
-    def start(cls, seed: Seed, levels: int, features: int, log2_table: int, base: int, finest: int) -> PlainEncoding:
+    def start(cls, seed: Seed, levels: int, features: int, log2_table: int, base: int, finest: int) -> Table:
         """An encoding with a random table. Raises InputError for settings that define none."""
         check_settings(levels, features, log2_table, base, finest, "torch")
         made = grid_levels(levels, log2_table, base, finest)
         return cls(table_start(seed, made[-1].offset + made[-1].rows, features), made)
-
-    @classmethod
-    def of(cls, encoding: MultiresHashEncoding) -> PlainEncoding:
-        """A view of the table of an encoding on the CPU."""
-        return cls(encoding.table.detach().numpy(), encoding.levels)
 
     @property
     def width(self) -> int:

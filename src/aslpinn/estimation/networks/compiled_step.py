@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from ..fields.fused import (
+from ...fields.compiled import (
     ENTRY,
     KERNEL,
     LANES,
     ONCE,
+    adamw,
     add_bias,
     add_outer,
     add_rows,
@@ -23,10 +24,10 @@ from ..fields.fused import (
     copy,
     f32,
     forward,
+    gather_block,
     multiply,
 )
-from ..fields.fused_table import adamw, gather_block
-from .fused_physics import (
+from ..fused_physics import (
     ATT,
     CBF,
     G_ATT,
@@ -43,12 +44,12 @@ from .fused_physics import (
     rates,
     solution,
 )
-from .fused_samples import add_times, add_times_gradient, stage
+from .compiled_samples import add_times, add_times_gradient, stage
 
 CLOSED_FORM, INCREMENTS, DERIVATIVE, ODE = range(4)
 
 
-class Table(NamedTuple):
+class Lookup(NamedTuple):
     """A hash table with the precomputed rows and weights of all voxels."""
 
     table: Any  # (rows, features)

@@ -1,0 +1,259 @@
+"""The training of networks: what they see of a series, and the one loop of epochs, batches, losses and steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import FitError, InputError
+from ...physics import delta_m
+from ..problem import Floats, Problem
+from .config import FitConfig
+
+if TYPE_CHECKING:
+    from ...fields.arrays import Table
+    from ..objectives import Durations
+
+Points = NDArray[np.int64]
+OnEpoch = Callable[[int, dict[str, float]], None]
+
+#: Streams of random numbers beside the networks' starts, for default_rng([seed, stream]): a fit's own seed, so that the
+#: members of an ensemble see the same batches and differ by their starts.
+BATCHES, HELD_OUT = 1, 2
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A problem of N voxels and D delays as networks see it, float32.
+
+    Attributes
+    ----------
+    signal : (N, D), or (K, N, D) where K networks have a series each
+        Signals, scaled.
+    weight : (1 or N, D), or (K, N, D)
+        Repeats of each delay over their mean; 0 where a sample is held out.
+    held_out : None, or bool array like signal
+    positions : (N, 3)
+        Voxel centers in [0, 1]^3.
+    scale : float, or (K, 1, 1)
+        Of the signals, over delta-M / M0b.
+    """
+
+    problem: Problem
+    signal: Floats
+    weight: Floats
+    held_out: NDArray[np.bool_] | None
+    positions: Floats
+    scale: Any
+    _indices: dict[Any, tuple[NDArray[np.uint32], Floats]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, problem: Problem, voxel_size: tuple[float, float, float], config: FitConfig) -> Samples:
+        """Scale the signals, weigh by repeats, keep back a share of the samples where the config asks for it."""
+        level = signal_level(problem, config)
+        weight, held_out = (problem.counts / problem.counts.mean())[None], None
+        if config.held_out:
+            drawn = np.random.default_rng([config.seed, HELD_OUT]).random(problem.signal.shape)
+            held_out = drawn < config.held_out
+            weight = weight * ~held_out
+        positions = unit_positions(problem, voxel_size)
+        return cls(problem, problem.signal / np.float32(level), weight, held_out, positions, 1.0 / level)
+
+    @classmethod
+    def stack(cls, series: Sequence[Samples]) -> Samples:
+        """Those of K series with the same voxels and delays, for K networks side by side."""
+
+        def stacked(name: str) -> Any:
+            return np.stack([np.broadcast_to(getattr(one, name), one.signal.shape) for one in series])
+
+        held_out = None if series[0].held_out is None else stacked("held_out")
+        scale = np.array([one.scale for one in series], np.float32)[:, None, None]
+        weight = series[0].weight if held_out is None else stacked("weight")
+        return replace(series[0], signal=stacked("signal"), weight=weight, held_out=held_out, scale=scale)
+
+    def __len__(self) -> int:
+        return int(self.signal.shape[-2])
+
+    def plus(self, added: Floats) -> Samples:
+        """The same with `added` (N, D), in units of delta-M / M0b, on top of the signals."""
+        return replace(self, signal=self.signal + added * np.float32(self.scale))
+
+    @cached_property
+    def durations(self) -> Durations:
+        """The acquired times, and tau(PLD) between them."""
+        from ..objectives import Durations
+
+        return Durations(self.problem.acquisition)
+
+    def index(self, encoding: Table) -> tuple[NDArray[np.uint32], Floats]:
+        """Table rows and weights of the positions, found once for all members."""
+        if encoding.levels not in self._indices:
+            self._indices[encoding.levels] = encoding.index(self.positions)
+        return self._indices[encoding.levels]
+
+    def batches(self, config: FitConfig, rng: np.random.Generator) -> list[tuple[Points, Floats]]:
+        """An epoch: numbers (n,) of the voxels in each batch, and where their collocation times fall, (n, count)."""
+        parts = minibatches(len(self), config.batch, rng)
+        if config.objective == "closed-form":
+            return [(points, np.empty((len(points), 0), np.float32)) for points in parts]
+        count, at = config.collocation, config.collocation_at
+        return [(points, self.durations.draw(len(points), count, rng, at)) for points in parts]
+
+    def held_out_errors(self, cbf: Floats, att: Floats) -> list[float]:
+        """RMSE of the samples kept from the loss, predicted by Buxton's solution of K maps (K, N), in scaled units."""
+        assert self.held_out is not None
+        problem, errors = self.problem, []
+        constants = problem.acquisition.constants
+        for k, (one, other) in enumerate(zip(cbf, att, strict=True)):
+            signal, kept, scale = (
+                (self.signal, self.held_out, self.scale)
+                if self.signal.ndim == 2
+                else (self.signal[k], self.held_out[k], self.scale[k])
+            )
+            fitted = scale * delta_m(one[:, None], other[:, None], problem.pld, problem.tau, constants)
+            errors.append(float(np.sqrt(np.square(signal - fitted)[kept].mean(dtype=np.float64))))
+        return errors
+
+
+def signal_level(problem: Problem, config: FitConfig) -> float:
+    """delta-M / M0b that the networks see as 1. Raises InputError where the series is mostly negative."""
+    level = float(np.percentile(problem.signal, config.signal_percentile)) / config.signal_scale
+    if level <= 0:
+        raise InputError(
+            f"the {config.signal_percentile:g}th percentile of the series is {level:.3g}; expected a positive delta-M: "
+            "is label minus control given for control minus label?"
+        )
+    return level
+
+
+def unit_positions(problem: Problem, voxel_size: tuple[float, float, float]) -> Floats:
+    """Voxel centers in [0, 1]^3, (N, 3): mm from the corner of the mask's box, over the longest side of that box."""
+    size = np.asarray(voxel_size)
+    low = problem.voxels.min(axis=0)
+    extent = (problem.voxels.max(axis=0) - low + 1) * size
+    return ((problem.voxels - low + 0.5) * size / extent.max()).astype(np.float32)
+
+
+def minibatches(n: int, batch: int, rng: np.random.Generator) -> list[Points]:
+    """Every one of n voxels once, in random order, in parts of equal size, at most `batch`."""
+    return np.array_split(rng.permutation(n), -(-n // batch))
+
+
+def learning_rate(config: FitConfig, epoch: int, step: int, steps: int) -> float:
+    """Learning rate at a step of `steps` in an epoch (cosine changes by epoch, one-cycle by step)."""
+    high, low = config.lr, config.final_lr
+    if config.schedule == "cosine":
+        share = min(1.0, epoch / (config.t_max or config.epochs))
+        return low + 0.5 * (high - low) * (1 + math.cos(math.pi * share))
+    if config.schedule == "one-cycle":
+        peak = config.warmup * steps
+        if step < peak:
+            return high / 25 + 0.5 * (high - high / 25) * (1 - math.cos(math.pi * step / peak))
+        share = (step - peak) / max(1.0, steps - 1 - peak)
+        return low + 0.5 * (high - low) * (1 + math.cos(math.pi * min(1.0, share)))
+    return high
+
+
+class Engine(Protocol):
+    """Takes training steps of one network, or of K side by side. Losses are numbers, or arrays (K,)."""
+
+    name: str
+
+    def load(self, batches: list[tuple[Points, Floats]]) -> Iterable[tuple[Any, Any]]:
+        """The batches of an epoch where this engine computes."""
+
+    def step(self, points: Any, drawn: Any, lr: float) -> dict[str, Any]:
+        """Losses on a batch of voxels, their gradients, and an AdamW step; the losses before the step."""
+
+    def maps(self) -> tuple[Floats, Floats]:
+        """CBF in ml/100g/min and ATT in s of all voxels, as the networks are now: (K, N)."""
+
+
+def train(engine: Engine, samples: Samples, config: FitConfig, on_epoch: OnEpoch | None = None) -> list[Trained]:
+    """Train an engine's networks; for each its maps after the last epoch, or after that of the smallest held-out error.
+
+    on_epoch is called with each epoch and its losses, those of K networks averaged. Raises FitError as soon as the mean
+    loss of an epoch is not finite.
+    """
+    rng = np.random.default_rng([config.seed, BATCHES])
+    n, done = len(samples), 0
+    steps = math.ceil(n / config.batch) * config.epochs
+    record = Record(samples, config)
+    for epoch in range(config.epochs):
+        sums: dict[str, Any] = {}
+        for points, drawn in engine.load(samples.batches(config, rng)):
+            losses = engine.step(points, drawn, learning_rate(config, epoch, done, steps))
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0.0) + loss * (len(points) / n)
+            done += 1
+        means = record.add(epoch, sums, engine)
+        if on_epoch is not None:
+            on_epoch(epoch, means)
+    return record.trained(engine)
+
+
+@dataclass
+class History:
+    """Mean losses of every epoch; "held-out" is the RMSE of kept-back samples in scaled units. best: epoch kept."""
+
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    best: int = -1
+
+
+class Trained(NamedTuple):
+    """A trained network's CBF in ml/100g/min and ATT in s, both (N,), its history, and the engine that trained it."""
+
+    cbf: Floats
+    att: Floats
+    history: History
+    engine: str
+
+
+class Record:
+    """The histories of K networks, and with samples held out the maps of each one's best epoch."""
+
+    def __init__(self, samples: Samples, config: FitConfig) -> None:
+        self.samples, self.config = samples, config
+        self.histories: list[History] = []
+        self.best: list[tuple[Floats, Floats]] = []
+
+    def add(self, epoch: int, sums: dict[str, Any], engine: Engine) -> dict[str, float]:
+        """Take in the losses of an epoch; their means over the networks."""
+        losses = {
+            name: np.atleast_1d(total.tolist() if hasattr(total, "tolist") else total) for name, total in sums.items()
+        }
+        _check_finite(losses, epoch, self.config)
+        self.histories = self.histories or [History() for _ in losses["total"]]
+        if self.samples.held_out is not None:
+            maps = engine.maps()
+            losses["held-out"] = np.array(self.samples.held_out_errors(*maps))
+            self.best = self.best or list(zip(*maps, strict=True))
+        for k, history in enumerate(self.histories):
+            for name, values in losses.items():
+                history.losses.setdefault(name, []).append(float(values[k]))
+            if self.samples.held_out is None:
+                history.best = epoch
+            elif losses["held-out"][k] <= min(history.losses["held-out"]):
+                history.best, self.best[k] = epoch, (maps[0][k], maps[1][k])
+        return {name: float(values.mean()) for name, values in losses.items()}
+
+    def trained(self, engine: Engine) -> list[Trained]:
+        """What came out of the training."""
+        maps = self.best or list(zip(*engine.maps(), strict=True))
+        return [Trained(*pair, history, engine.name) for pair, history in zip(maps, self.histories, strict=True)]
+
+
+def _check_finite(losses: dict[str, NDArray[Any]], epoch: int, config: FitConfig) -> None:
+    if all(np.isfinite(values).all() for values in losses.values()):
+        return
+    found = ", ".join(f"{name} {values.mean():.3g}" for name, values in losses.items())
+    raise FitError(
+        f"the loss is not finite in epoch {epoch + 1} of {config.epochs} ({found}): most likely the exponential of CBF "
+        f"or ATT overflowed because lr ({config.lr:g}) is too large; try a tenth of it"
+    )
