@@ -101,7 +101,7 @@ def step_rows(
     from aslpinn.fields import set_threads
 
     set_threads(threads)
-    shape = {"voxels": steps.config.batch, "delays": steps.data.signal.shape[1], "levels": steps.config.levels}
+    shape = {"voxels": steps.config.batch, "delays": steps.samples.signal.shape[1], "levels": steps.config.levels}
     for name, seconds in steps.seconds(rounds, names).items():
         yield {"case": case, "estimator": name, **shape, "threads": threads, "seconds": seconds}
 
