@@ -77,8 +77,8 @@ class AutogradEngine:
     """AdamW steps by autograd (`train.Engine`): one network, or one for each of several seeds side by side.
 
     On a CUDA device the batches of an epoch are copied there at once, and every step is a CUDA graph, recorded once for
-    each size of a batch. All its operations are deterministic: the same seeds give the same maps on the same device.
-    Raises InputError for a device that torch cannot use.
+    each size of a batch (with recorded False its kernels are started one by one). All its operations are deterministic:
+    the same seeds give the same maps on the same device. Raises InputError for a device that torch cannot use.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class AutogradEngine:
         seeds: int | Sequence[int],
         device: str = "cpu",
         name: str = "torch",
+        recorded: bool = True,
     ) -> None:
         self.config, self.device, self.name = config, check_device(device), name
         self.fields = Fields(config, seeds, "tinycudann" if name == "tinycudann" else "torch").to(device)
@@ -98,13 +99,13 @@ class AutogradEngine:
         self.scale: Any = self._tensor(samples.scale) if isinstance(samples.scale, np.ndarray) else samples.scale
         self.constants = samples.problem.acquisition.constants
         self.durations = Durations(samples.problem.acquisition, device)
-        self.recorded = device.startswith("cuda") and name != "tinycudann"
+        self.recorded = recorded and device.startswith("cuda") and name != "tinycudann"
         lr: Any = torch.tensor(config.lr, device=device) if self.recorded else config.lr
         self.optimizer = torch.optim.AdamW(
             self.fields.parameters(), lr, weight_decay=config.weight_decay, fused=True, capturable=self.recorded
         )
         self._graphs: dict[int, Recorded] = {}
-        if self.recorded:
+        if device.startswith("cuda"):
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic products ask for
             torch.use_deterministic_algorithms(True)
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
