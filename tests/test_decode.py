@@ -112,9 +112,12 @@ def test_wrong_order_is_refused_by_fit_and_decode_and_said_by_check(tmp_path: Pa
         assert "reverse order" in said
         assert "sub-01_asl.json" in said
         assert not (tmp_path / "out").exists()
-    assert main(["check", str(asl), "--json"]) == 0
+    assert main(["check", str(asl), "--json"]) == 2  # as fit would
     found = json.loads(capsys.readouterr().out)
     assert found["encoding"]["kinetics"] == "columns reversed"
+    assert "reverse order" in found["missing"][0]
+    assert main(["check", str(asl), "--force"]) == 0
+    capsys.readouterr()
     assert main(["decode", str(asl), "--out", str(tmp_path / "out"), "--force"]) == 0
 
 

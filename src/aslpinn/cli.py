@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from .errors import FitError, InputError
+from .errors import FitError, InputError, Problems
 from .options import parser
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -25,7 +26,11 @@ Progress = Callable[[int, int, str], None]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 a subject failed, 2 the input or the arguments are wrong."""
-    given = sys.argv[1:] if argv is None else argv
+    _open_streams()
+    return _flushed(_run(sys.argv[1:] if argv is None else argv))
+
+
+def _run(given: Sequence[str]) -> int:
     try:
         arguments = parser(given).parse_args(given)
     except SystemExit as done:  # --help and --version, or wrong arguments
@@ -33,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = arguments.debug
     previous = _terminate_as_interrupt()
     try:
+        _check_paths(arguments)
         return int(COMMANDS[arguments.command](arguments) or DONE)
     except KeyboardInterrupt:
         return _stop("interrupted: nothing half-written is left", INTERRUPTED, debug)
@@ -41,8 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FitError as error:
         return _stop(str(error), FAILED, debug)
     except BrokenPipeError:  # the reader of our output, such as head, has gone
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the interpreter flushes it at its end)
-        return FAILED
+        return _reader_gone()
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _stop(f"{where}{error.strerror or error}", FAILED, debug)
@@ -53,19 +58,82 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _stop(said, WRONG, debug)
         return _stop(f"{error} (a bug: --debug shows where)", FAILED, debug)
     except Exception as error:
+        lacking = _shortage(error)
+        if lacking:
+            return _stop(lacking, FAILED, debug)
         return _stop(f"{type(error).__name__}: {error} (a bug: --debug shows where)", FAILED, debug)
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
 
 
+def _open_streams() -> None:
+    """Put nothing in the place of standard streams that are closed, so that no file of ours takes their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is not None:
+            if number and isinstance(stream, io.TextIOWrapper):  # a file name need not be text
+                stream.reconfigure(errors="backslashreplace")
+            continue
+        while True:  # the lowest free number comes first
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened >= number:
+                break
+        os.close(opened) if opened > number else os.set_inheritable(opened, True)
+        setattr(sys, name, open(os.devnull, "r" if number == 0 else "w"))  # noqa: SIM115 (for as long as we run)
+
+
+def _flushed(code: int) -> int:
+    """The exit code, after what was printed is in its place; 1 where it cannot be."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _reader_gone()
+    except OSError as error:
+        _reader_gone()
+        code = _stop(f"standard output: {error.strerror or error}", FAILED, False)
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (as below)
+    return code
+
+
+def _reader_gone() -> int:
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the interpreter flushes it at its end)
+    return FAILED
+
+
+def _shortage(error: BaseException | None) -> str | None:
+    """What the machine lacked, where an error says so in the words of the library that met it."""
+    while error is not None:
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or "can't allocate memory" in text or "cannot allocate memory" in text:
+            said = str(error).splitlines()[0][:80] if text else "none is left"
+            return f"this machine has too little memory for it ({said})"
+        if isinstance(error, RuntimeError) and "start new thread" in text:
+            return "no thread could be started: the memory or the processes that are allowed here are used up"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _check_paths(arguments: argparse.Namespace) -> None:
+    """InputError for a path that no file can have."""
+    from pathlib import Path
+
+    for name, value in vars(arguments).items():
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path) and "\0" in str(path):
+                raise InputError(f"{name} is {str(path)!r}; expected a path without the character NUL")
+
+
 def _stop(message: str, code: int, debug: bool) -> int:
     if debug:
         import traceback
 
-        traceback.print_exc()
+        _say(traceback.format_exc())
     lines = [line for line in message.splitlines() if line.strip()][:3]
-    print("aslpinn: " + "\n".join(lines), file=sys.stderr)
+    _say("aslpinn: " + "\n".join(lines))
     return code
 
 
@@ -83,7 +151,8 @@ def _terminate_as_interrupt() -> Any:
 
 def _fit(arguments: argparse.Namespace) -> int:
     from .data.bids import load_subject
-    from .data.derivatives import check_output, write_estimate
+    from .data.derivatives import check_output, require_outside_raw, write_estimate
+    from .estimation import prepare
     from .estimation.options import check_names, former_default, uses
 
     check_names(arguments.estimator, arguments.preset)
@@ -91,8 +160,10 @@ def _fit(arguments: argparse.Namespace) -> int:
     if all(value is None for value in asked) and (told := former_default(arguments.estimator)):
         _say(f"note: {told}")
     constants = _constants(arguments.constant) | _dispersion(arguments.dispersion)
+    require_outside_raw(arguments.out, arguments.asl)
     with ProgressReport() as progress:
         subject = load_subject(arguments.asl, arguments.mask, constants, **_preparation(arguments), progress=progress)
+    prepare(subject.series, subject.mask, subject.acquisition)
     check_output(arguments.out, subject)
     distinct, _ = subject.acquisition.distinct
     _say(f"{subject.name}: {subject.mask.sum()} voxels, {subject.series.shape[3]} volumes, {len(distinct)} delays")
@@ -102,7 +173,7 @@ def _fit(arguments: argparse.Namespace) -> int:
 
     from .estimation import fit
 
-    guide = {"guide": subject.m0} if uses(arguments.estimator, "guide") else {}
+    guide = {"guide": subject.guide} if uses(arguments.estimator, "guide") else {}
     begun = time.perf_counter()
     with ProgressReport() as progress:
         estimate = fit(
@@ -127,9 +198,10 @@ def _fit(arguments: argparse.Namespace) -> int:
     written = write_estimate(subject, estimate, arguments.out, qc.beside(subject, estimate, found))
     inside = subject.mask
     middle = [float(_median(values[inside])) for values in (estimate.cbf, estimate.att)]
-    _say(f"median in the mask: CBF {middle[0]:.1f} ml/100g/min, ATT {middle[1]:.2f} s")
+    unit = "(relative)" if subject.relative else "ml/100g/min"
+    _say(f"median in the mask: CBF {middle[0]:.1f} {unit}, ATT {middle[1]:.2f} s")
     _say(qc.line(found))
-    print(f"{len(written)} maps in {written[0].parent} ({time.perf_counter() - begun:.1f} s)")
+    _print(f"{len(written)} maps in {written[0].parent} ({time.perf_counter() - begun:.1f} s)")
     return DONE
 
 
@@ -147,15 +219,26 @@ def _median(values: Any) -> float:
 
 def _check(arguments: argparse.Namespace) -> int:
     from .data.bids import load_subject
-    from .data.check import describe, table
+    from .data.check import describe, require_agreement, table
+    from .estimation import prepare
 
     constants = _constants(arguments.constant)
     options = _preparation(arguments) | {"force": True}
     if arguments.motion == "auto":
         options["motion"] = "look"  # how far the head moves, without correcting it
-    with ProgressReport() as progress:
-        found = describe(load_subject(arguments.asl, arguments.mask, constants, **options, progress=progress))
-    print(json.dumps(found, indent=2, ensure_ascii=False) if arguments.json else table(found))
+    wrong = Problems()
+    found: dict[str, Any] = {}
+    with ProgressReport() as progress, wrong.gather():
+        subject = load_subject(arguments.asl, arguments.mask, constants, **options, progress=progress)
+        found = describe(subject)
+        if not arguments.force:
+            with wrong.gather():
+                require_agreement(subject)
+        with wrong.gather():
+            prepare(subject.series, subject.mask, subject.acquisition)
+    found["missing"] = wrong.messages()
+    _print(json.dumps(found, indent=2, ensure_ascii=False) if arguments.json else table(found))
+    wrong.stop()
     return DONE
 
 
@@ -163,7 +246,7 @@ def _decode(arguments: argparse.Namespace) -> int:
     from .data.decode import decode
 
     for file in decode(arguments.asl, arguments.out, arguments.mask, motion=arguments.motion, force=arguments.force):
-        print(file)
+        _print(file)
     return DONE
 
 
@@ -172,7 +255,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
     for name in [arguments.name] if arguments.name else NAMES:
         with ProgressReport() as progress:
-            print(fetch(name, arguments.to, base_url=arguments.base_url, progress=progress), flush=True)
+            _print(fetch(name, arguments.to, base_url=arguments.base_url, progress=progress))
     return DONE
 
 
@@ -210,8 +293,23 @@ def _dispersion(text: str | None) -> dict[str, float]:
     return {"dispersion_sharpness": sharpness, "dispersion_time_to_peak": peak}
 
 
+def _print(text: object) -> None:
+    """A result on stdout; an error of the file system names it."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _reader_gone()
+        raise OSError(error.errno, error.strerror, "standard output") from error
+
+
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    """A line on stderr, where it can be written: what is lost there is no reason to stop."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except (OSError, ValueError):  # a full disk, a closed terminal
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (the interpreter flushes it at its end)
 
 
 class ProgressReport:
@@ -264,7 +362,9 @@ def in_words(seconds: float) -> str:
 
 def _simulate(arguments: argparse.Namespace) -> int:
     from .data import simulate, write_phantom
+    from .data.derivatives import require_new
 
+    require_new(arguments.out)
     for number in range(1, arguments.subjects + 1):
         phantom = simulate(
             arguments.protocol,
@@ -274,15 +374,16 @@ def _simulate(arguments: argparse.Namespace) -> int:
             lesion=arguments.lesion,
         )
         written = write_phantom(phantom, arguments.out, subject=f"{number:02d}", encoded=arguments.encoded)
-        print(written[0], flush=True)
+        _print(written[0])
     return DONE
 
 
 def _benchmark(arguments: argparse.Namespace) -> int:
     from aslpinn_book.chapters import benchmark, benchmark_tables
 
-    from .data.derivatives import staging
+    from .data.derivatives import require_outside_raw, staging
 
+    require_outside_raw(arguments.out)
     with staging(arguments.out, keep=False):  # refused now, not after the fits
         pass
     rows = benchmark.run(
@@ -294,10 +395,10 @@ def _benchmark(arguments: argparse.Namespace) -> int:
         progress=lambda done, total, message: _say(f"{done}/{total} {message}"),
     )
     for name in benchmark_tables.phantoms_in(rows):
-        print(benchmark_tables.table(rows, phantom=name) + "\n", flush=True)
+        _print(benchmark_tables.table(rows, phantom=name) + "\n")
     if any(row.phantom == "healthy" and row.tsnr in benchmark.TSNRS for row in rows):
-        print(benchmark_tables.published(rows) + "\n", flush=True)
-    print(benchmark.write_csv(rows, arguments.out / "benchmark.csv"))
+        _print(benchmark_tables.published(rows) + "\n")
+    _print(benchmark.write_csv(rows, arguments.out / "benchmark.csv"))
     return DONE
 
 

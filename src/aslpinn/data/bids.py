@@ -12,19 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, Problems
 from ..physics.acquisition import Acquisition
 from ..physics.constants import Constants
-from .images import Image, read_image, require_same_grid
-from .kinetics_check import check_kinetics
-from .m0 import M0, read_m0
+from .images import Image, read_header, read_image, require_same_grid
+from .kinetics_check import check_kinetics, check_sign, exchanged, mean_perfusion
+from .m0 import M0, M0Source, find_source, read_m0
 from .motion import Motion
 from .preparation import correct_motion, shrink_outliers, tissue_maps
 from .preprocess import Calibration, brain_mask, calibrate, reference_region, smooth_inside
-from .sidecar import Sidecar, entities, read_sidecar, shorten, split_name
-from .timing import read_slice_timing, read_suppression
+from .sidecar import Sidecar, read_context, read_sidecar, shorten, split_name
+from .timing import check_readout, read_crushing, read_slice_timing, read_suppression
 from .tissue import find_tissue
-from .volumes import Layout, read_layout
+from .values import check_scale, check_values
+from .volumes import Layout, check_labeling, read_layout
 
 Volume = NDArray[np.float32]
 
@@ -62,6 +63,12 @@ class Subject:
         Rigid motion of the file's volumes, where it was corrected.
     volumes : (X, Y, Z, volumes) array or None
         The file's volumes on one head position, in its units, where motion was corrected.
+    relative : bool
+        There is no M0: CBF has no units.
+    contradiction : str or None
+        How order or sign of the volumes contradict the kinetics, where that was no reason to stop.
+    guide : (X, Y, Z) array or None
+        M0 where it is an image and so shows anatomy; one number shows none.
     """
 
     name: str
@@ -81,22 +88,102 @@ class Subject:
     header: Any = None
     motion: Motion | None = None
     volumes: Volume | None = None
+    relative: bool = False
+    contradiction: str | None = None
+    guide: Volume | None = None
+
+
+#: Ends of a name that would make a subject's maps those of another: sub-01_desc-sd has its CBF where sub-01 has its SD.
+_TAKEN = re.compile(r"(^|_)(desc-(sd|fit|arterial|flags|motion|qc|relative[a-z]*|pvc)|(label|atlas)-[A-Za-z0-9]+)$")
 
 
 def subject_name(path: Path) -> tuple[str, str]:
-    """Name and folder of a subject's outputs from the name of its ASL file; only letters, digits, - and _ remain.
+    """Name and folder of a subject's outputs from the name of its ASL file: all that stands before _asl, as it stands.
 
-    sub-XX, and sub-XX_ses-YY in sub-XX/ses-YY; other entities (run, acquisition) stay in the name, so that two
-    runs don't overwrite each other. Without sub-XX, the stem before _asl.
+    The folder is sub-XX or sub-XX/ses-YY where the name has these; else it is called as the subject.
+
+    Raises
+    ------
+    InputError
+        Where the name holds other signs than letters, digits and . + - _, is too long or is that of another map.
     """
     stem, _ = split_name(path)
-    own = entities(stem)
-    if "sub" not in own:
-        plain = re.sub(r"[^A-Za-z0-9_-]+", "-", re.sub(r"_asl$", "", stem)).strip("-_")[:80] or "subject"
-        return plain, plain
-    name = "_".join(f"{key}-{value}" for key, value in own.items())
-    folder = f"sub-{own['sub']}" + (f"/ses-{own['ses']}" if "ses" in own else "")
-    return name, folder
+    name = stem.removesuffix("_asl")
+    strange = sorted(set(re.sub(r"[A-Za-z0-9._+-]", "", name)))
+    wrong = ""
+    if strange:
+        wrong = f"holds {shorten(''.join(strange))}; expected letters (a to z), digits and . + - _ only"
+    elif not re.match(r"[A-Za-z0-9]", name):
+        wrong = "does not begin with a letter or a digit; expected a subject's name before _asl"
+    elif len(name) > 180:
+        wrong = f"has {len(name)} signs before _asl; expected at most 180"
+    elif _TAKEN.search(name):
+        wrong = f"ends with {_TAKEN.search(name)[0].strip('_')}, which names a kind of map; expected another name"  # type: ignore[index]
+    if wrong:
+        raise InputError(f"{path}: the file's name, from which those of the maps are made, {wrong}: rename the file")
+    folder = re.match(r"(sub-[A-Za-z0-9]+)(?:_(ses-[A-Za-z0-9]+))?(?=_|$)", name)
+    return name, name if folder is None else "/".join(part for part in folder.groups() if part)
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What stands beside a series, checked: all that is known before a voxel is read."""
+
+    sidecar: Sidecar
+    layout: Layout
+    constants: Constants
+    slice_offset: NDArray[np.float64] | None
+    slice_axis: int
+    m0: M0Source
+    crushed: bool
+
+
+def read_metadata(
+    path: Path,
+    constants: Mapping[str, float] | None = None,
+    notes: list[str] | None = None,
+    steps: list[str] | None = None,
+) -> Metadata:
+    """The metadata of an ASL series; notes and steps are appended to.
+
+    Raises
+    ------
+    InputError
+        Where anything is missing, malformed, contradictory or not supported: all of it at once, in `problems`.
+    """
+    notes, steps = [] if notes is None else notes, [] if steps is None else steps
+    problems = Problems()
+    shape = read_header(path, (4,)).shape
+    types, context, sidecar = None, path, Sidecar(path)
+    with problems.gather():
+        types, context = read_context(path, shape[3])
+    with problems.gather():
+        sidecar = read_sidecar(path, "asl")
+    if not sidecar.values:
+        problems.stop()
+    for check in (check_labeling, check_readout):
+        with problems.gather():
+            check(sidecar)
+    layout = None if types is None else read_layout(types, context, sidecar, notes, steps, problems)
+    if types is None:  # what the table of volumes does not decide
+        for name in ("LabelingDuration", "PostLabelingDelay"):
+            with problems.gather():
+                sidecar.seconds(name, shape[3], "volumes")
+    settings, crushed, offset, axis, m0 = None, False, None, 2, None
+    with problems.gather():
+        labeling = 0.0 if layout is None else layout.labeling
+        settings = _constants(sidecar, constants, read_suppression(sidecar, notes, labeling), notes)
+    with problems.gather():
+        crushed = read_crushing(sidecar, notes)
+    with problems.gather():
+        offset, axis = read_slice_timing(sidecar, shape, notes, steps)
+    with problems.gather():
+        m0 = find_source(path, sidecar, types or [], notes)
+    problems.stop()
+    assert layout is not None
+    assert settings is not None
+    assert m0 is not None
+    return Metadata(sidecar, layout, settings, offset, axis, m0, crushed)
 
 
 def load_subject(
@@ -141,17 +228,16 @@ def load_subject(
         Where anything is missing, malformed, contradictory or not supported; names file, field, found, expected.
     """
     path = Path(path)
-    image = read_image(path, dimensions=(4,))
-    sidecar = read_sidecar(path, "asl")
+    name, folder = subject_name(path)
     notes: list[str] = []
     steps: list[str] = []
-    layout = read_layout(path, image, sidecar, notes, steps)
-    settings = _constants(sidecar, constants, notes)
-    offset, axis = read_slice_timing(sidecar, image, notes, steps)
-    acquisition = layout.acquisition(offset, axis, settings)
-    m0 = read_m0(image, sidecar, layout.types, settings, notes, steps)
+    known = read_metadata(path, constants, notes, steps)
+    layout, sidecar, settings = known.layout, known.sidecar, known.constants
+    acquisition = layout.acquisition(known.slice_offset, known.slice_axis, settings, known.crushed)
+    image = read_image(path, dimensions=(4,))
+    m0 = read_m0(known.m0, image, settings, notes, steps)
     inside = _mask(mask, image, layout, m0, steps)
-    _check_values(image, layout.difference(image.data), inside, layout.types)
+    check_values(image, layout, m0, inside)
     volumes, m0, moved = correct_motion(motion, image, layout, m0, notes, steps, progress)
     if moved is not None and moved.position.any() and mask is None:
         inside = _mask(None, image, layout, m0, [])  # M0 lies elsewhere now
@@ -159,21 +245,27 @@ def load_subject(
         notes.append(f"{(inside & ~moved.covered).sum()} mask voxels moved out of view: left out of the mask")
         inside = inside & moved.covered
     deltam = layout.difference(volumes)
-    kinetics = _check_order(layout, deltam, inside, settings, sidecar, force, notes)
+    kinetics, contradiction = _check_kinetics(layout, deltam, inside, acquisition, sidecar, force, notes)
     found_outliers: dict[str, Any] | None = None
     if outliers:
         deltam, found_outliers = shrink_outliers(deltam, inside, acquisition, steps)
-    name, folder = subject_name(path)
     given = find_tissue(path, folder, image, inside, notes)
+    if m0.uniform and tissue == "estimate" and given is None:
+        raise InputError(
+            f"{path}: tissue cannot be estimated without an M0 image, M0Type is {m0.kind}; leave out --tissue"
+        )
     parts, parts_from = tissue_maps(tissue, given, m0.data, inside, image.affine, notes)
+    if m0.kind == "Absent":
+        m0 = _relative_m0(m0, deltam, inside, acquisition, path, steps)
     scaled = _calibrated(m0, inside, settings, image, calibration, m0_fwhm, parts, notes, steps)
     scale = np.divide(1.0, scaled.m0b, out=np.zeros_like(scaled.m0b), where=scaled.m0b > 0)
     series = (np.where(inside[..., None], deltam, 0) * scale[..., None]).astype(np.float32)
+    check_scale(series, inside, acquisition, path, m0.kind, notes)
     provenance = {
         "inputs": _inputs(path, sidecar, layout.context, m0, mask),
         "volumes": {word: layout.types.count(word) for word in dict.fromkeys(layout.types)},
-        "m0": {"type": m0.kind, "repetition_time": m0.repetition_time, "relaxation": m0.relaxation},
-        "mask": {"source": str(mask) if mask else "made", "voxels": int(inside.sum())},
+        "m0": {"type": m0.kind, "repetition_time": _one(m0.repetition_time), "relaxation": m0.relaxation},
+        "mask": {"source": Path(mask).name if mask else "made", "voxels": int(inside.sum())},
         "encoding": kinetics,
         "motion": None if moved is None else moved.provenance(),
         "outliers": found_outliers,
@@ -201,7 +293,15 @@ def load_subject(
         units=str(sidecar.values.get("Units", "arbitrary"))[:40],
         provenance=provenance,
         header=image.header,
+        relative=m0.kind == "Absent",
+        contradiction=contradiction,
+        guide=None if m0.uniform else scaled.m0,
     )
+
+
+def _one(values: tuple[float, ...] | None) -> float | list[float] | None:
+    """The one value that all are, or all of them."""
+    return None if values is None else values[0] if len(set(values)) == 1 else list(values)
 
 
 _REPORTED = (
@@ -233,8 +333,13 @@ def _calibrated(
     if not 0 <= fwhm <= 50:
         raise InputError(f"the width by which M0 is smoothed is {fwhm:g} mm; expected 0 to 50")
     ratio = constants.partition_coefficient
-    if m0.of_blood:
-        steps.append("M0 given as that of blood: used as it is")
+    if m0.uniform:
+        if method == "reference" or fwhm > 0:
+            raise InputError(
+                f"--calibration reference and --smooth-m0 need an M0 image, M0Type is {m0.kind}; expected neither"
+            )
+        if m0.kind == "Estimate":
+            steps.append("M0 given as that of blood: used as it is")
         return Calibration(m0.data * np.float32(ratio), np.where(inside, m0.data, 0).astype(np.float32), 0)
     if method == "reference":
         region = reference_region(m0.data, inside, tissue, m0.repetition_time, constants)
@@ -249,7 +354,7 @@ def _calibrated(
     steps.append(f"M0b = M0 / lambda, voxel by voxel (lambda {ratio:g} ml/g)")
     if calibration.lifted:
         where = f"{calibration.lifted} mask voxels"
-        notes.append(f"M0 was below a tenth of its median in {where}: replaced by its local median")
+        notes.append(f"M0 was below a tenth of its median (or far above it) in {where}: replaced by its local median")
     return calibration
 
 
@@ -266,8 +371,8 @@ def _inputs(
     return files
 
 
-def _constants(sidecar: Sidecar, given: Mapping[str, float] | None, notes: list[str]) -> Constants:
-    values: dict[str, Any] = {"suppression_pulses": read_suppression(sidecar, notes)}
+def _constants(sidecar: Sidecar, given: Mapping[str, float] | None, pulses: int, notes: list[str]) -> Constants:
+    values: dict[str, Any] = {"suppression_pulses": pulses}
     if "LabelingEfficiency" in sidecar:
         efficiency = sidecar.number("LabelingEfficiency", "a share above 0, at most 1", low=0.01, high=1.0)
         values["labeling_efficiency"] = efficiency
@@ -289,31 +394,95 @@ def _constants(sidecar: Sidecar, given: Mapping[str, float] | None, notes: list[
         raise InputError(str(error)) from error
 
 
-def _check_order(
+def _check_kinetics(
     layout: Layout,
     deltam: Volume,
     inside: NDArray[np.bool_],
-    constants: Constants,
+    acquisition: Acquisition,
     sidecar: Sidecar,
     force: bool,
     notes: list[str],
-) -> dict[str, Any] | None:
-    """Order and sign of encoded volumes against the kinetics: what was found, or None where nothing is encoded."""
+) -> tuple[dict[str, Any] | None, str | None]:
+    """Sign and order of the volumes against the kinetics: what was found of encoded ones, and the contradiction."""
     encoding = layout.encoding
+    delay = _mean_offset(acquisition, inside)
+    file: Path
     if encoding is None:
-        return None
-    mean = deltam.reshape(*deltam.shape[:3], -1, encoding.matrix.shape[1]).mean(axis=3)
-    field = "TimeEncodedMatrix" if encoding.kind == "explicit" else "TimeEncodedMatrixType"
-    file = sidecar.origin.get(field, sidecar.main)
-    found = check_kinetics(mean, inside, encoding, constants, file=file, force=force)
-    if found.problem:
-        notes.append(found.problem)
-    return {
+        file = layout.context if layout.index.ndim == 2 else sidecar.main
+        means, noise = _by_delay(deltam, inside, acquisition)
+        turned = exchanged(deltam, inside, acquisition.distinct[1])
+        problem = _check_exchanged(turned, len(acquisition), file, force, notes)
+        found = check_sign(means, inside, acquisition.distinct[0], file, force, delay, noise)
+    else:
+        mean = deltam.reshape(*deltam.shape[:3], -1, encoding.matrix.shape[1]).mean(axis=3)
+        field = "TimeEncodedMatrix" if encoding.kind == "explicit" else "TimeEncodedMatrixType"
+        file = sidecar.origin.get(field, sidecar.main)
+        found = check_kinetics(mean, inside, encoding, acquisition.constants, file, force, delay)
+    for told in (found.problem, found.doubt):
+        if told:
+            notes.append(told.replace(str(file), file.name))
+    if encoding is None:
+        return None, found.problem or problem
+    report = {
         "matrix": encoding.kind,
         "size": encoding.size,
         "kinetics": found.best,
         "unexplained": {name: round(share, 4) for name, share in found.unexplained.items()},
     }
+    return report, found.problem
+
+
+def _check_exchanged(volumes: list[int], count: int, file: Path, force: bool, notes: list[str]) -> str | None:
+    """InputError (or a note where they are few) where delta-M volumes are the negative of the others."""
+    if not volumes:
+        return None
+    which = ", ".join(map(str, volumes[:8])) + (" ..." if len(volumes) > 8 else "")
+    said = f"delta-M volumes {which} ({len(volumes)} of {count}) are the negative of the other repeats"
+    problem = f"{file}: {said}; expected control minus label in all. Correct volume_type, or go on with --force"
+    many = len(volumes) >= EXCHANGED * count
+    if many and not force:
+        raise InputError(problem)
+    notes.append(f"{said}: are control and label exchanged there?")
+    return problem if many else None
+
+
+#: Share of the volumes that may be exchanged before the series is refused; a single one is an outlier.
+EXCHANGED = 0.1
+
+
+def _mean_offset(acquisition: Acquisition, inside: NDArray[np.bool_]) -> float:
+    """s by which the mask's slices are read after the first, in the mean."""
+    offset, axis = acquisition.slice_offset, acquisition.slice_axis
+    return 0.0 if offset is None or not inside.any() else float(offset[np.nonzero(inside)[axis]].mean())
+
+
+def _by_delay(deltam: Volume, inside: NDArray[np.bool_], acquisition: Acquisition) -> tuple[Volume, float]:
+    """Mean over repeats, (X, Y, Z, K), and the variance of the mask's mean of one of them, by its repeats (or 0)."""
+    distinct, index = acquisition.distinct
+    members = [np.flatnonzero(index == k) for k in range(len(distinct))]
+    means = np.stack([deltam[..., volumes].mean(axis=-1) for volumes in members], axis=-1)
+    brain = deltam[inside].mean(axis=0, dtype=float)
+    spread = [brain[volumes].var(ddof=1) / volumes.size for volumes in members if volumes.size > 2]
+    return means, float(np.median(spread)) if spread else 0.0
+
+
+def _relative_m0(
+    m0: M0, deltam: Volume, inside: NDArray[np.bool_], acquisition: Acquisition, path: Path, steps: list[str]
+) -> M0:
+    """A number in the place of M0 by which the mean brain curve becomes that of RELATIVE_CBF."""
+    means, _ = _by_delay(deltam, inside, acquisition)
+    found = mean_perfusion(means, inside, acquisition.distinct[0], _mean_offset(acquisition, inside))
+    if not found > 0:
+        raise InputError(
+            f"{path}: no perfusion signal in the mean of the mask, and no M0 (M0Type is Absent) to scale it by; "
+            "expected control minus label"
+        )
+    steps.append(f"no M0: scaled so that the mean curve of the mask is that of a CBF of {RELATIVE_CBF:g} (arbitrary)")
+    return dataclasses.replace(m0, data=np.full_like(m0.data, found / RELATIVE_CBF))
+
+
+#: CBF that the mean curve of a brain without M0 is given: in the middle of what estimators are made for.
+RELATIVE_CBF = 50.0
 
 
 def _mask(given: str | Path | None, image: Image, layout: Layout, m0: M0, steps: list[str]) -> NDArray[np.bool_]:
@@ -328,7 +497,7 @@ def _mask(given: str | Path | None, image: Image, layout: Layout, m0: M0, steps:
         steps.append(f"mask given: {inside.sum()} voxels")
         return inside
     source, what = m0.data, "M0"
-    if m0.of_blood:
+    if m0.uniform:
         static = layout.static(image.data)
         if static is None:
             raise InputError(
@@ -338,23 +507,3 @@ def _mask(given: str | Path | None, image: Image, layout: Layout, m0: M0, steps:
     inside = brain_mask(source, image.voxel_size)
     steps.append(f"mask made from {what}: {inside.sum()} voxels")
     return inside
-
-
-def _check_values(image: Image, deltam: Volume, inside: NDArray[np.bool_], types: list[str]) -> None:
-    bad = ~np.isfinite(deltam[inside])
-    if bad.any():
-        raise InputError(
-            f"{image.path}: NaN or infinite in {int(bad.any(axis=1).sum())} voxels of the mask; "
-            "expected finite numbers (mend the series, or leave those voxels out with --mask)"
-        )
-    zero = [
-        volume
-        for volume, word in enumerate(types)
-        if word in ("control", "label", "m0scan", "n/a") and not image.data[..., volume].any()
-    ]
-    if zero:
-        raise InputError(f"{image.path}: volume {zero[0]} ({types[zero[0]]}) is zero everywhere; expected an image")
-    if not np.any(deltam[inside]):
-        raise InputError(
-            f"{image.path}: control minus label is zero everywhere in the mask; expected a perfusion signal"
-        )

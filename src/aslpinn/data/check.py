@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import InputError
 from .bids import Subject
 from .derivatives import constants_table, jsonable
 
@@ -53,12 +54,23 @@ def describe(subject: Subject) -> dict[str, Any]:
     )
 
 
+def require_agreement(subject: Subject) -> None:
+    """InputError where order or sign of the volumes contradict the kinetics, which a fit refuses without force."""
+    if subject.contradiction:
+        raise InputError(subject.contradiction)
+
+
 def _numbers(values: list[float], unit: str = "") -> str:
     return " ".join(f"{value:.4g}" for value in values) + unit
 
 
 def table(found: dict[str, Any], slices: bool = True, width: int | None = None) -> str:
-    """The dictionary of describe() as lines of text; longer lines than `width` characters, if given, are broken."""
+    """The dictionary of describe() as lines of text; longer lines than `width` characters, if given, are broken.
+
+    Where the series could not be read it holds nothing but `missing`, what is missing or wrong.
+    """
+    if "name" not in found:
+        return "\n".join(["missing or wrong", *(f"  {problem}" for problem in found["missing"])])
     kinds = ", ".join(f"{count} {word}" for word, count in found["volumes"].items())
     sidecar = found["sidecar"]
     repeats = sorted({entry["repeats"] for entry in found["delays"]})
@@ -83,7 +95,9 @@ def table(found: dict[str, Any], slices: bool = True, width: int | None = None) 
         rows.insert(5, ("encoding", f"{code['matrix']} matrix of order {code['size']}; {agrees}"))
     lines = [f"{name:<12} {value}" for name, value in rows]
     lines += ["", "what will be done"] + [f"  {step}" for step in found["steps"]]
-    lines += ["", "missing or assumed"] + [f"  {note}" for note in found["notes"] or ["nothing"]]
+    if found.get("missing"):
+        lines += ["", "missing or wrong"] + [f"  {problem}" for problem in found["missing"]]
+    lines += ["", "assumed"] + [f"  {note}" for note in found["notes"] or ["nothing"]]
     if slices:
         lines += [
             "",

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..errors import InputError
-from .bids import load_subject, subject_name
-from .derivatives import dump, staging, uri, write_motion
+from .bids import load_subject, read_metadata, subject_name
+from .derivatives import alone, commit, dump, require_new, require_outside_raw, staging, uri, write_motion
 from .encoded import decoded_metadata
 from .images import Image, read_image
 from .m0 import find_m0
-from .sidecar import dataset_root, read_sidecar, split_name
-from .volumes import Layout, read_layout
+from .sidecar import read_json, read_sidecar, shorten, split_name
+from .volumes import Layout
 
 
 def decode(
@@ -36,13 +36,12 @@ def decode(
         Where the series is not encoded, is unusable, or its order or sign contradicts the kinetics (unless forced).
     """
     path, out = Path(path), Path(out)
-    root = dataset_root(path)
     name, folder = subject_name(path)
+    _require_place(out, path)
     perf = out / folder / "perf"
-    if (root is not None and out.resolve() == root.resolve()) or perf.resolve() == path.parent.resolve():
-        raise InputError(f"{out}: is the raw data set; expected another folder for the decoded series")
-    image, sidecar = read_image(path, dimensions=(4,)), read_sidecar(path, "asl")
-    layout = read_layout(path, image, sidecar, [], [])
+    known = read_metadata(path)
+    layout, sidecar = known.layout, known.sidecar
+    image = read_image(path, dimensions=(4,))
     if layout.encoding is None:
         raise sidecar.error(
             "TimeEncodedMatrix", "the encoding matrix (or TimeEncodedMatrixSize and TimeEncodedMatrixType)"
@@ -56,7 +55,7 @@ def decode(
     fields["DecodedRepeats"] = layout.encoded.size // layout.encoding.size
     if subject.motion is not None:
         fields["Motion"] = subject.motion.provenance()
-    with staging(out) as scratch:
+    with staging(out) as scratch, alone(out):
         _write(scratch / f"{name}_asl.nii.gz", volumes, image)
         dump(scratch / f"{name}_asl.json", fields)
         (scratch / f"{name}_aslcontext.tsv").write_text("\n".join(["volume_type", *types]) + "\n", encoding="utf-8")
@@ -70,20 +69,44 @@ def decode(
             "Name": "Decoded arterial spin labeling",
             "BIDSVersion": "1.10.0",
             "DatasetType": "derivative",
-            "GeneratedBy": [{"Name": "aslpinn", "Version": __version__, "Description": "aslpinn decode"}],
+            "GeneratedBy": [{"Name": "aslpinn", "Version": __version__, "Description": _MAKER}],
         }
         dump(scratch / "dataset_description.json", description)
-        perf.mkdir(parents=True, exist_ok=True)
         (scratch / ".bidsignore").write_text("*_timeseries.*\n", encoding="utf-8")
         for shared in ("dataset_description.json", ".bidsignore"):  # several subjects share them
-            if (out / shared).is_file():
-                (scratch / shared).unlink()
-            else:
-                os.replace(scratch / shared, out / shared)
+            os.replace(scratch / shared, out / shared)
+        # The series last: where it stands, all that belongs to it stands.
         names = sorted((file.name for file in scratch.iterdir()), key=lambda file: file.endswith("_asl.nii.gz"))
-        for file in names:  # the series last: where it stands, all that belongs to it stands
-            os.replace(scratch / file, perf / file)
+        _require_own(perf / f"{name}_asl.json", uri(path, out))
+        old = [file for file in perf.glob(f"{name}_*") if file.name.startswith(tuple(f"{name}_{e}" for e in _ENDS))]
+        commit({scratch / file: perf / file for file in names}, scratch, old)
     return [perf / file for file in reversed(names) if file.endswith(".nii.gz")]
+
+
+#: How the files of one decoded series go on after its name.
+_ENDS = ("asl.", "aslcontext.", "m0scan.", "desc-motion_timeseries.")
+
+
+def _require_place(out: Path, path: Path) -> None:
+    """InputError unless OUT is new or empty, or holds what decode made of other subjects."""
+    require_outside_raw(out, path)
+    file = out / "dataset_description.json"
+    made = read_json(file).get("GeneratedBy") if file.is_file() else None
+    ours = isinstance(made, list) and any(isinstance(e, dict) and e.get("Description") == _MAKER for e in made)
+    if not ours:
+        require_new(out)
+
+
+def _require_own(sidecar: Path, source: str) -> None:
+    """InputError where a decoded series of that name is of another source."""
+    sources = read_json(sidecar).get("Sources") if sidecar.is_file() else [source]
+    if sources != [source]:
+        raise InputError(
+            f"{sidecar}: is decoded from {shorten(sources, 200)}, not from {source}; expected another --out"
+        )
+
+
+_MAKER = "aslpinn decode"
 
 
 def _decoded(data: NDArray[np.float32], layout: Layout) -> tuple[NDArray[np.float32], int]:

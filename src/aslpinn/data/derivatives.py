@@ -7,11 +7,14 @@ import json
 import os
 import platform
 import shutil
+import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +26,7 @@ from ..errors import InputError
 from ..physics.constants import Constants
 from .bids import Subject
 from .motion import COLUMNS, Motion, write_tsv
-from .sidecar import dataset_root, read_json
+from .sidecar import dataset_root, read_json, shorten
 
 EQUATION = (
     "dM(t) = 0 for t <= ATT; K (1 - exp(-(t - ATT)/T1')) for ATT < t < ATT + tau; "
@@ -59,20 +62,21 @@ def write_estimate(
     """Write an estimate's maps and their JSON into OUT/sub-XX[/ses-YY]/perf/, all or none; returns the NIfTI files.
 
     Motion parameters go beside them where motion was corrected, and `extra`: the end of a file's name (after the
-    subject's) and its content, such as "_desc-qc_qc.json".
+    subject's) and its content, such as "_desc-qc_quality.json".
     float32 on the grid and affine of the input. Maps that an earlier run left there and this one has not are removed.
 
     Raises
     ------
     InputError
-        Where OUT cannot be written to, or is the raw data set itself.
+        Where OUT cannot be written to, lies in a raw data set, or holds maps of that name from another series.
     """
     out = Path(out)
     check_output(out, subject)
     folder = out / subject.folder / "perf"
     maps = _maps(subject, estimate)
-    common = _common(subject, estimate, out)
-    with staging(out) as scratch:
+    with staging(out) as scratch, alone(out):
+        _require_own(subject, out)
+        common = _common(subject, estimate, out)
         for name, (data, about) in maps.items():
             image = nib.Nifti1Image(data, subject.affine, header=_header(subject, data))
             nib.save(image, scratch / f"{name}.nii.gz")
@@ -81,23 +85,15 @@ def write_estimate(
         for ending, content in (extra or {}).items():
             (scratch / f"{subject.name}{ending}").write_bytes(content)
             beside.append(f"{subject.name}{ending}")
-        with alone(out):
-            _write_description(subject, out, scratch)
-            for name in ("dataset_description.json", ".bidsignore"):
-                os.replace(scratch / name, out / name)
-        folder.mkdir(parents=True, exist_ok=True)
-        stale = [folder / f"{name}.nii.gz" for name in _names(subject) if name not in maps]
-        for name in beside:
-            os.replace(scratch / name, folder / name)
+        _write_description(subject, out, scratch)
+        own = {scratch / name: folder / name for name in beside}
         for name in reversed(maps):  # CBF last: where it stands, all of this run stands
-            os.replace(scratch / f"{name}.json", folder / f"{name}.json")
-            os.replace(scratch / f"{name}.nii.gz", folder / f"{name}.nii.gz")
-        for ending in _BESIDE:
-            if f"{subject.name}{ending}" not in beside:
-                (folder / f"{subject.name}{ending}").unlink(missing_ok=True)
-        for file in stale:
-            file.unlink(missing_ok=True)
-            file.with_name(file.name.replace(".nii.gz", ".json")).unlink(missing_ok=True)
+            own |= {scratch / f"{name}{ending}": folder / f"{name}{ending}" for ending in (".json", ".nii.gz")}
+        names = [f"{name}{ending}" for name in _names(subject) for ending in (".nii.gz", ".json")]
+        old = [folder / name for name in [*names, *(f"{subject.name}{ending}" for ending in _BESIDE)]]
+        for name in ("dataset_description.json", ".bidsignore"):  # other subjects' too: never away
+            os.replace(scratch / name, out / name)
+        commit(own, scratch, old)
     return [folder / f"{name}.nii.gz" for name in maps]
 
 
@@ -125,14 +121,79 @@ def write_motion(motion: Motion, folder: Path, name: str) -> list[str]:
 
 
 def check_output(out: Path, subject: Subject) -> None:
-    """InputError unless OUT can be created and written to and is not the raw data set; leaves nothing behind."""
-    root = dataset_root(subject.path)
-    if root is not None and out.absolute().resolve() == root.resolve():
-        raise InputError(
-            f"{out}: is the raw data set; expected another folder, such as {out / 'derivatives' / 'aslpinn'}"
-        )
+    """InputError unless maps of the subject can go to OUT; leaves nothing behind."""
+    require_outside_raw(out, subject.path)
     with staging(out, keep=False):
-        pass
+        _require_own(subject, out)
+
+
+def require_outside_raw(out: Path, source: Path | None = None) -> None:
+    """InputError where OUT lies in a raw data set, but for its derivatives/, or in that of the file `source`.
+
+    What is written there would be read as raw data, and a dataset_description.json would hide the sidecars above it.
+    """
+    place = Path(os.path.realpath(out))
+    try:
+        roots = [folder for folder in (place, *place.parents) if (folder / "dataset_description.json").is_file()]
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written to ({error.strerror}); expected another folder") from error
+    raw = next((root for root in roots if not _derived(root)), None)
+    if raw is None and source is not None:
+        own = Path(os.path.realpath(source)).parent
+        # A data set without its description: the folder that holds that of the subject, else the file's own.
+        above = [folder.parent for folder in (own, *list(own.parents)[:2]) if folder.name.startswith("sub-")]
+        if above and place.is_relative_to(above[0]):
+            raw = above[0]
+        elif place == own or place == dataset_root(Path(os.path.realpath(source))):
+            raw = place
+    if raw is None or place.relative_to(raw).parts[:1] == ("derivatives",):
+        return
+    what = "is the raw data set" if place == raw else f"lies in the raw data set {raw}"
+    raise InputError(f"{out}: {what}; expected another folder, such as {raw / 'derivatives' / 'aslpinn'}")
+
+
+def _derived(root: Path) -> bool:
+    """Whether a data set says that it was derived from another."""
+    try:
+        return read_json(root / "dataset_description.json").get("DatasetType") == "derivative"
+    except InputError:
+        return False
+
+
+def require_new(out: Path) -> None:
+    """InputError unless OUT is new or empty and outside of raw data, as a data set that is made there wants it."""
+    require_outside_raw(out)
+    try:
+        first = next(out.iterdir(), None) if out.exists() else None
+    except NotADirectoryError:
+        return  # said by `staging`
+    except OSError as error:
+        raise InputError(f"{out}: cannot be read ({error.strerror}); expected a new or an empty folder") from error
+    if first is not None:
+        raise InputError(f"{out}: holds {first.name}; expected a new or an empty folder for the data set")
+
+
+def _require_own(subject: Subject, out: Path) -> None:
+    """InputError where OUT holds maps of that name that were made from another series."""
+    folder = out / subject.folder / "perf"
+    names = [*_names(subject), *(f"{subject.name}{ending.rsplit('.', 1)[0]}" for ending in _BESIDE)]
+    for name in names:
+        file = folder / f"{name}.json"
+        try:
+            about = read_json(file) if file.is_file() else {}
+        except InputError:
+            continue  # damaged: replaced
+        sources, sums = about.get("Sources"), about.get("SourceChecksums")
+        source = sources[0] if isinstance(sources, list) and sources else None
+        mine = uri(subject.path, out)
+        other = source is not None and source != mine
+        if source == mine == subject.path.name and isinstance(sums, dict):  # a name alone does not tell two files apart
+            other = sums.get(mine) != checksum(subject.path)
+        if other:
+            raise InputError(
+                f"{file}: is made from {shorten(source, 200)}, not from {mine}; expected another "
+                "--out, or another name of one of the two series (their maps would have one name)"
+            )
 
 
 #: How often a folder is made again that vanished between two calls; another process went on each time.
@@ -141,29 +202,119 @@ _TRIES = 100
 
 @contextmanager
 def staging(out: Path, keep: bool = True) -> Iterator[Path]:
-    """A temporary folder inside OUT, removed at the end; on an error OUT and its parents go too, if made for it."""
+    """A temporary folder inside OUT, removed at the end; on an error OUT and its parents go too, if made for it.
+
+    What a run that was killed left of its own is swept. An error of the file system names OUT where it names no file.
+    """
     missing: list[Path] = []
     done = False
     made: Path | None = None
-    try:
+    with ExitStack() as held:
         try:
-            missing = [folder for folder in (out, *out.absolute().parents) if not folder.exists()]
-            made = _folder_inside(out)
-        except OSError as error:
-            raise InputError(
-                f"{out}: cannot be written to ({error.strerror}); expected a writable folder for the output"
-            ) from error
-        yield made
-        done = keep
+            try:
+                missing = [folder for folder in (out, *out.absolute().parents) if not folder.exists()]
+                made = _folder_inside(out)
+            except OSError as error:
+                raise InputError(
+                    f"{out}: cannot be written to ({error.strerror}); expected a writable folder for the output"
+                ) from error
+            held.callback(os.close, _hold(made))
+            _sweep(out, made)
+            try:
+                yield made
+            except OSError as error:
+                if error.filename is None and error.errno is not None:
+                    raise OSError(error.errno, error.strerror, str(out)) from error
+                raise
+            done = keep
+        finally:
+            if made is not None:
+                shutil.rmtree(made, ignore_errors=True)
+            if not done:
+                for folder in missing:
+                    try:
+                        folder.rmdir()
+                    except OSError:  # not empty, or never made: someone else's, or nothing to undo
+                        break
+
+
+#: How a temporary folder's name begins, and after how many s without a lock one counts as left.
+_SCRATCH, _ABANDONED = ".aslpinn-", 86_400.0
+
+
+def _hold(folder: Path) -> int:
+    """A descriptor of a folder that keeps a lock on it as long as this process lives, where the system has locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return descriptor
+
+
+def _sweep(out: Path, own: Path) -> None:
+    """Remove temporary folders of runs that were killed: nobody holds their lock, and they are not just being made."""
+    for folder in out.glob(f"{_SCRATCH}*"):
+        with suppress(OSError):
+            if folder == own or not folder.is_dir():
+                continue
+            age = time.time() - folder.stat().st_mtime
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                import fcntl
+
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left = age > 1.0  # between its making and its lock
+            except BlockingIOError:
+                continue
+            except (ImportError, OSError):
+                left = age > _ABANDONED
+            finally:
+                os.close(descriptor)
+            if left:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def commit(files: Mapping[Path, Path], scratch: Path, old: Sequence[Path] = ()) -> None:
+    """Move files into place, in order, and old ones away before: all of it, or nothing where a step fails.
+
+    A signal waits until it is done. Where the process is killed in between, no file of before stands beside a new one.
+    """
+    aside = scratch / "before"
+    aside.mkdir()
+    moved: list[tuple[Path, Path]] = []
+    placed: list[Path] = []
+    with _undisturbed():
+        try:
+            for place in dict.fromkeys([*old, *files.values()]):
+                if place.is_symlink() or place.exists():
+                    kept = aside / str(len(moved))
+                    os.replace(place, kept)
+                    moved.append((kept, place))
+            for file, place in files.items():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, place)
+                placed.append(place)
+        except BaseException:
+            for place in placed:
+                place.unlink(missing_ok=True)
+            for kept, place in reversed(moved):
+                os.replace(kept, place)
+            raise
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let Ctrl-C and the end of a job's time wait, where signals can be held back."""
+    try:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    except AttributeError:  # Windows
+        yield
+        return
+    try:
+        yield
     finally:
-        if made is not None:
-            shutil.rmtree(made, ignore_errors=True)
-        if not done:
-            for folder in missing:
-                try:
-                    folder.rmdir()
-                except OSError:  # not empty, or never made: someone else's, or nothing to undo
-                    break
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _folder_inside(out: Path) -> Path:
@@ -172,7 +323,7 @@ def _folder_inside(out: Path) -> Path:
     while True:
         try:
             out.mkdir(parents=True, exist_ok=True)
-            return Path(tempfile.mkdtemp(prefix=".aslpinn-", dir=out))
+            return Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=out))
         except FileNotFoundError:
             tries += 1
             if tries == _TRIES:
@@ -198,9 +349,14 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
+#: What an output's name says of it, in the order of `_maps`; without M0 the first kinds are relative.
+_KINDS = ("cbf", "att", "desc-sd_cbf", "desc-sd_att", "desc-fit_deltam", "desc-arterial_abv", "desc-flags_mask")
+_RELATIVE = {"cbf": "desc-relative_cbf", "desc-sd_cbf": "desc-relativesd_cbf", "desc-arterial_abv": "desc-relative_abv"}
+
+
 def _names(subject: Subject) -> list[str]:
-    kinds = ("cbf", "att", "desc-sd_cbf", "desc-sd_att", "desc-fit_deltam", "desc-arterial_abv", "desc-flags_mask")
-    return [f"{subject.name}_{kind}" for kind in kinds]
+    """Every name that a map of the subject can have."""
+    return [f"{subject.name}_{kind}" for kind in (*_KINDS, *_RELATIVE.values())]
 
 
 def _maps(subject: Subject, estimate: Estimate) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
@@ -213,11 +369,15 @@ def _maps(subject: Subject, estimate: Estimate) -> dict[str, tuple[np.ndarray, d
     m0b = np.where(subject.mask, subject.m0b, 0)[..., None]
     deltam = None if estimate.fitted is None else estimate.fitted * m0b
     spread = "Standard deviation of the estimate of "
-    flags = estimate.info.get("flags_legend", estimate.info.get("flags", {}))
+    flags = estimate.info.get("flags_legend", {})
+    perfusion, flow, volume = "Cerebral blood flow", "ml/100g/min", "1"
+    if subject.relative:
+        perfusion += ", relative: there is no M0, and the mean curve of the mask is given that of 50 ml/100g/min"
+        flow = volume = "arbitrary"
     candidates: list[tuple[Any, dict[str, Any]]] = [
-        (estimate.cbf, {"Description": "Cerebral blood flow", "Units": "ml/100g/min"}),
+        (estimate.cbf, {"Description": perfusion, "Units": flow}),
         (estimate.att, {"Description": "Arterial transit time", "Units": "s"}),
-        (estimate.cbf_sd, {"Description": spread + "cerebral blood flow", "Units": "ml/100g/min"}),
+        (estimate.cbf_sd, {"Description": spread + "cerebral blood flow", "Units": flow}),
         (estimate.att_sd, {"Description": spread + "arterial transit time", "Units": "s"}),
         (
             deltam,
@@ -228,12 +388,13 @@ def _maps(subject: Subject, estimate: Estimate) -> dict[str, tuple[np.ndarray, d
                 **timing,
             },
         ),
-        (estimate.abv, {"Description": "Arterial blood volume, as a fraction of the voxel", "Units": "1"}),
+        (estimate.abv, {"Description": "Arterial blood volume, as a fraction of the voxel", "Units": volume}),
         (estimate.flags, {"Description": "Flags of a voxel, added as bits", "Levels": flags}),
     ]
+    kinds = [_RELATIVE.get(kind, kind) if subject.relative else kind for kind in _KINDS]
     return {
-        name: (_as_map(data), about)
-        for name, (data, about) in zip(_names(subject), candidates, strict=True)
+        f"{subject.name}_{kind}": (_as_map(data), about)
+        for kind, (data, about) in zip(kinds, candidates, strict=True)
         if data is not None
     }
 
@@ -315,9 +476,29 @@ def checksum(file: Path) -> str:
         return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _link(root: Path) -> str:
-    """Name of a source data set in BIDS URIs: that of its folder, letters and digits only."""
-    return "".join(c for c in root.name if c.isalnum()) or "raw"
+def _links(out: Path) -> dict[str, str]:
+    """Source data sets by their names in BIDS URIs, as OUT knows them."""
+    target = out / "dataset_description.json"
+    try:
+        links = read_json(target).get("DatasetLinks") if target.is_file() else None
+    except InputError:  # a damaged one is replaced: everything in it can be written again
+        links = None
+    return dict(links) if isinstance(links, dict) else {}
+
+
+def _link(root: Path, out: Path) -> str:
+    """Name of a source data set in BIDS URIs: that of its folder, letters and digits, and a number where it is taken.
+
+    A name is taken where OUT links it to another data set that is still there.
+    """
+    plain = "".join(c for c in root.name if c.isalnum() and c.isascii()) or "raw"
+    links, here = _links(out), _relative(root, out)
+    for number in count(1):
+        name = plain if number == 1 else f"{plain}{number}"
+        known = links.get(name)
+        if known in (None, here) or not isinstance(known, str) or not (out / known).is_dir():
+            return name
+    raise AssertionError
 
 
 def uri(file: Path, out: Path) -> str:
@@ -325,14 +506,17 @@ def uri(file: Path, out: Path) -> str:
     root = dataset_root(file)
     if root is None:
         return _relative(file, out)
-    return f"bids:{_link(root)}:{file.absolute().relative_to(root).as_posix()}"
+    return f"bids:{_link(root, out)}:{file.absolute().relative_to(root).as_posix()}"
 
 
 def _relative(path: Path, start: Path) -> str:
+    """A path as seen from another; its name alone where both share no folder but a top one, which would tell whose."""
+    here, there = path.absolute(), start.absolute()
     try:
-        return Path(os.path.relpath(path.absolute(), start.absolute())).as_posix()
+        shared = Path(os.path.commonpath([here, there]))
     except ValueError:  # another drive
-        return path.absolute().as_posix()
+        return path.name
+    return Path(os.path.relpath(here, there)).as_posix() if len(shared.parts) > 1 else path.name
 
 
 def _write_description(subject: Subject, out: Path, scratch: Path) -> None:
@@ -342,11 +526,10 @@ def _write_description(subject: Subject, out: Path, scratch: Path) -> None:
         description = read_json(target) if target.is_file() else {}
     except InputError:  # a damaged one is replaced: everything in it can be written again
         description = {}
-    links = description.get("DatasetLinks")
-    links = dict(links) if isinstance(links, dict) else {}
+    links = _links(out)
     root = dataset_root(subject.path)
     if root is not None:
-        links[_link(root)] = _relative(root, out)
+        links[_link(root, out)] = _relative(root, out)
     generated = {"Name": "aslpinn", "Version": __version__}
     others = [e for e in description.get("GeneratedBy") or [] if isinstance(e, dict) and e.get("Name") != "aslpinn"]
     sources = [{"URL": link} for link in links.values()]
@@ -364,7 +547,7 @@ def _write_description(subject: Subject, out: Path, scratch: Path) -> None:
 def dump(file: Path, values: dict[str, Any]) -> None:
     """Write values as JSON, NaN as null."""
     text = json.dumps(jsonable(values), indent=2, allow_nan=False, ensure_ascii=False)
-    file.write_text(text + "\n", encoding="utf-8")
+    file.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")  # a file name need not be text
 
 
 def jsonable(value: Any) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import InputError
+from ..errors import InputError, Problems
 from ..physics import Acquisition, Constants, hadamard
 from .sidecar import Sidecar
 
@@ -67,8 +67,8 @@ def is_encoded(sidecar: Sidecar | Mapping[str, Any]) -> bool:
     return any(values.get(name) not in (None, []) for name in FIELDS)
 
 
-def read_encoding(sidecar: Sidecar) -> Encoding | None:
-    """The encoding that a sidecar describes, or None where it describes none.
+def read_encoding(sidecar: Sidecar, problems: Problems | None = None) -> Encoding | None:
+    """The encoding that a sidecar describes, or None where it describes none, or where `problems` gathered why not.
 
     Raises
     ------
@@ -96,8 +96,16 @@ def read_encoding(sidecar: Sidecar) -> Encoding | None:
                 "TimeEncodedMatrixSize", f"one of {', '.join(map(str, hadamard.ORDERS))} (or give TimeEncodedMatrix)"
             )
         signs = hadamard.matrix(kind, size)
-    boli = signs.shape[1]
-    return Encoding(signs, _durations(sidecar, boli), _final_delay(sidecar), kind)
+    wrong = Problems()
+    with wrong.gather():
+        durations = _durations(sidecar, signs.shape[1])
+    with wrong.gather():
+        delay = _final_delay(sidecar)
+    if problems is None:
+        wrong.stop()
+    else:
+        problems.found += wrong.found
+    return None if wrong.found else Encoding(signs, durations, delay, kind)
 
 
 def _size(sidecar: Sidecar) -> int | None:

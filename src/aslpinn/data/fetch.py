@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from .derivatives import require_outside_raw
 
 UPSTREAM = "https://raw.githubusercontent.com"
 Progress = Callable[[int, int, str], None]
@@ -109,6 +110,7 @@ def fetch(
         if (destination / "dataset_description.json").is_file():
             return destination
         raise InputError(f"{destination}: exists and is not a data set that fetch made; remove it or give another --to")
+    require_outside_raw(Path(to))
     with _errors_named(destination):
         Path(to).mkdir(parents=True, exist_ok=True)
         store = Path(cache) / f"{name}-downloads" if cache is not None else _store(Path(to), name)

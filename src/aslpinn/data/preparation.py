@@ -84,7 +84,7 @@ def correct_motion(
             if choice == "look" and layout.encoding is None:  # few volumes, and the check of order needs them
                 steps.append(f"motion: will be corrected before {before} ({said})")
                 return image.data, m0, None
-        separate = None if m0.of_blood or m0.kind == "Included" else np.nan_to_num(m0.data)
+        separate = None if m0.uniform or m0.kind == "Included" else np.nan_to_num(m0.data)
         corrected, motion = rigid_motion.correct(
             data, image.affine, groups, m0=separate, progress=progress, conditions=layout.conditions()
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,48 +19,58 @@ Mask = NDArray[np.bool_]
 #: M0 is corrected for incomplete relaxation below this repetition time in s (Alsop et al. 2015,
 #: doi:10.1002/mrm.25197: a TR of 5 s or more needs none).
 LONG_TR = 5.0
-#: Inside the mask M0 is not taken below this share of its median: delta-M / M0b would grow without bound.
-M0_FLOOR = 0.1
+#: Inside the mask M0 is not taken below this share of its median: delta-M / M0b would grow without bound; nor above
+#: this multiple: no tissue is so bright, and CBF would be 0 there.
+M0_FLOOR, M0_CEILING = 0.1, 20.0
 
 
 def form_pairs(
     types: list[str], tau: list[float], pld: list[float], file: object = "aslcontext.tsv"
-) -> NDArray[np.intp]:
-    """Volume numbers (control, label) of every pair, in order of acquisition: (P, 2).
+) -> tuple[NDArray[np.intp], list[int]]:
+    """Volume numbers (control, label) of every pair, in order of acquisition: (P, 2); and those without a partner.
 
-    Among the volumes of one (tau, PLD) the n-th control belongs to the n-th label, whichever comes first, so
-    that alternation in either order, blocks and repeats are all understood.
+    Among the volumes of one (tau, PLD) the n-th control belongs to the n-th label, whichever comes first, so that
+    alternation in either order, blocks and repeats are all understood. Where a delay has one of a kind too many (a
+    scan that was stopped), the one is left out that leaves the pairs closest together in time.
 
     Raises
     ------
     InputError
-        Where some (tau, PLD) has not as many controls as labels.
+        Where some (tau, PLD) lacks more than one control or label, or has none of a kind.
     """
     groups: dict[tuple[float, float], dict[str, list[int]]] = {}
     for volume, word in enumerate(types):
         if word in ("control", "label"):
             key = (round(tau[volume], 6), round(pld[volume], 6))
             groups.setdefault(key, {"control": [], "label": []})[word].append(volume)
-    pairs = []
+    pairs: list[tuple[int, int]] = []
+    lone: list[int] = []
     for (duration, delay), members in groups.items():
         control, label = members["control"], members["label"]
-        if len(control) != len(label):
+        if abs(len(control) - len(label)) > 1 or not control or not label:
             raise InputError(
                 f"{file}: {len(control)} control and {len(label)} label volumes have LabelingDuration "
                 f"{duration:g} s and PostLabelingDelay {delay:g} s; expected as many of one as of the other"
             )
+        more, fewer = (control, label) if len(control) > len(label) else (label, control)
+        if len(more) > len(fewer):
+            apart = [
+                sum(abs(a - b) for a, b in zip(more[:k] + more[k + 1 :], fewer, strict=True)) for k in range(len(more))
+            ]
+            # Of equally good ones the last: a scan that was stopped lacks its last volume.
+            lone.append(more.pop(len(apart) - 1 - int(np.argmin(apart[::-1]))))
         pairs += list(zip(control, label, strict=True))
-    return np.array(sorted(pairs, key=min), dtype=np.intp).reshape(-1, 2)
+    return np.array(sorted(pairs, key=min), dtype=np.intp).reshape(-1, 2), sorted(lone)
 
 
-def relaxation_factor(repetition_time: float | None, t1_tissue: float) -> float:
+def relaxation_factor(repetition_time: float | Sequence[float] | None, t1_tissue: float) -> float:
     """Share of M0 that a scan of this repetition time shows, 1 - exp(-TR/T1t); 1 from 5 s on, or where TR is unknown.
 
-    repetition_time in s; None or 0 (a placeholder: no scan has it) mean unknown.
+    repetition_time in s, or one for each volume that a mean was taken over (their mean share); None or 0 (a
+    placeholder: no scan has it) mean unknown.
     """
-    if not repetition_time or repetition_time >= LONG_TR:
-        return 1.0
-    return float(1.0 - np.exp(-repetition_time / t1_tissue))
+    times = np.atleast_1d(np.asarray(0.0 if repetition_time is None else repetition_time, dtype=float))
+    return float(np.mean([1.0 if not 0 < time < LONG_TR else 1.0 - np.exp(-time / t1_tissue) for time in times]))
 
 
 @dataclass(frozen=True)
@@ -75,8 +85,8 @@ class Calibration:
 def calibrate(m0: Volume, mask: Mask, partition_coefficient: float, relaxation: float = 1.0) -> Calibration:
     """M0b = M0t / lambda, voxel by voxel, with M0t corrected for incomplete relaxation.
 
-    Where M0 inside the mask is not above a tenth of its median there (or not finite), the local 3 x 3 x 3 median
-    takes its place, and the floor where that is no better. Outside the mask M0b is 0.
+    Where M0 inside the mask is not above a tenth of its median there, above 20 times it, or not finite, the local
+    3 x 3 x 3 median takes its place, and the floor where that is no better. Outside the mask M0b is 0.
 
     Raises
     ------
@@ -87,8 +97,9 @@ def calibrate(m0: Volume, mask: Mask, partition_coefficient: float, relaxation: 
     usable = inside[np.isfinite(inside) & (inside > 0)]
     if usable.size == 0:
         raise InputError("M0 is zero, negative or NaN everywhere inside the mask; expected a positive image of tissue")
-    floor = np.float32(M0_FLOOR * np.median(usable))
-    clean = np.where(np.isfinite(m0), m0, 0).astype(np.float32)
+    middle = np.median(usable)
+    floor = np.float32(M0_FLOOR * middle)
+    clean = np.where(np.isfinite(m0) & (m0 <= M0_CEILING * middle), m0, 0).astype(np.float32)
     low = mask & (clean < floor)
     if low.any():
         local = ndimage.median_filter(clean, size=3, mode="nearest")
@@ -127,7 +138,7 @@ def reference_region(
     m0: Volume,
     mask: Mask,
     tissue: Mapping[str, Volume] | None,
-    repetition_time: float | None,
+    repetition_time: float | Sequence[float] | None,
     constants: Constants,
 ) -> Reference:
     """One M0 of blood from the median M0 of pure white matter, or of the whole brain where no tissue map is known.

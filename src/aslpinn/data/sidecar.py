@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, MissingField
 
 #: A duration above this many seconds is taken for milliseconds.
 LONGEST_SECONDS = 20.0
@@ -39,8 +39,9 @@ class Sidecar:
     def error(self, name: str, expected: str) -> InputError:
         """The error for a field: where it stands, what it holds, what it should hold."""
         file = self.origin.get(name, self.main)
-        found = f"is {shorten(self.values[name])}" if name in self.values else "is missing"
-        return InputError(f"{file}: {name} {found}; expected {expected}")
+        if name not in self.values:
+            return MissingField(file, name, expected)
+        return InputError(f"{file}: {name} is {shorten(self.values[name])}; expected {expected}")
 
     def text(self, name: str, choices: tuple[str, ...], default: str | None = None) -> str:
         """A word out of `choices`, in any case; `default` where the field is missing."""
@@ -93,13 +94,9 @@ class Sidecar:
             )
         return found
 
-    def seconds_or_none(self, name: str, entry: int | None = None) -> float | None:
-        """A duration in s, of a list the longest (or that of `entry`); None where the field is missing."""
-        value = self.values.get(name)
-        if value is None:
-            return None
-        found = self.seconds(name, len(value) if isinstance(value, list) else 1, "volumes")
-        return found[entry] if entry is not None and len(found) > entry else max(found)
+    def seconds_or_none(self, name: str, count: int, per: str) -> list[float] | None:
+        """As `seconds`; None where the field is missing."""
+        return None if self.values.get(name) is None else self.seconds(name, count, per)
 
 
 def _as_number(value: Any) -> float | None:
@@ -126,9 +123,13 @@ def entities(stem: str) -> dict[str, str]:
 
 
 def dataset_root(path: Path) -> Path | None:
-    """The folder of the data set that a file lies in: the nearest with a dataset_description.json, if any."""
+    """The folder of the data set that a file lies in: the nearest with a dataset_description.json, if any.
+
+    The folder of a subject or a session is none, whatever was written there: it would hide the data set's sidecars.
+    """
     for folder in list(path.absolute().parents)[:6]:
-        if (folder / "dataset_description.json").is_file():
+        inner = re.match(r"(sub|ses)-", folder.name) is not None
+        if not inner and (folder / "dataset_description.json").is_file():
             return folder
     return None
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ..errors import InputError
-from .images import UNREADABLE, Image, read_image, require_same_grid
+from .images import UNREADABLE, Image, averaged, read_header, read_image, same_grid
 from .sidecar import dataset_root, entities, split_name
 
 Volume = NDArray[np.float32]
@@ -21,8 +19,6 @@ Affine = NDArray[np.float64]
 SUBJECT_SPACES = ("T1w", "individual", "orig")
 #: Mean of gray and white matter together inside the mask, from which maps of another grid are taken to lie on it.
 FITS = 0.5
-#: Points along each axis of a voxel at which a finer map is read: their mean is the partial volume.
-FINE = 4
 
 
 def find_tissue(
@@ -49,13 +45,13 @@ def find_tissue(
         maps = _read_pair(file, other, image, notes) if other.is_file() else None
         if maps is None:
             continue
-        if all(_same_grid(found, image) for found in maps):
+        if all(same_grid(found, image) for found in maps):
             return dict(zip(("gm", "wm"), (_clean(found) for found in maps), strict=True)), "given"
         if entities(split_name(file)[0]).get("space", "T1w") not in SUBJECT_SPACES:
             continue  # of another grid and no space of this head
         transform = next(_named(places, folder, "from-asl*_to-T1w_mode-image*xfm.txt"), None)
         to_t1w = np.linalg.inv(np.eye(4) if transform is None else read_itk_affine(transform))
-        gm, wm = (averaged(found, image, np.asarray(to_t1w)) for found in maps)
+        gm, wm = (np.clip(averaged(_clean(found), found, image, to_t1w), 0, 1) for found in maps)
         share = float((gm + wm)[mask].mean())
         way = "scanner coordinates" if transform is None else transform.name
         if share >= FITS:
@@ -86,10 +82,9 @@ def _named(places: list[Path], folder: str, ending: str) -> Iterator[Path]:
 def _read_pair(gm: Path, wm: Path, image: Image, notes: list[str]) -> tuple[Image, Image] | None:
     """Both maps; None where one is damaged (noted), or a template's on another grid (not read: they are large)."""
     try:
-        if entities(split_name(gm)[0]).get("space", "T1w") not in SUBJECT_SPACES:
-            header = nib.load(gm)  # type: ignore[attr-defined]
-            if header.shape != image.data.shape[:3]:  # type: ignore[attr-defined]
-                return None
+        template = entities(split_name(gm)[0]).get("space", "T1w") not in SUBJECT_SPACES
+        if template and read_header(gm, (3,)).shape != image.data.shape[:3]:
+            return None
         return read_image(gm, dimensions=(3,)), read_image(wm, dimensions=(3,))
     except UNREADABLE as error:  # an InputError, of read_image, is a ValueError
         said = " ".join(str(error).replace(f"{gm.parent}/", "").split())[:200]
@@ -97,31 +92,8 @@ def _read_pair(gm: Path, wm: Path, image: Image, notes: list[str]) -> tuple[Imag
         return None
 
 
-def _same_grid(found: Image, image: Image) -> bool:
-    try:
-        require_same_grid(found, image, "tissue map")
-    except InputError:
-        return False
-    return True
-
-
 def _clean(found: Image) -> Volume:
     return np.clip(np.nan_to_num(found.data), 0, 1)
-
-
-def averaged(found: Image, image: Image, to_map: Affine) -> Volume:
-    """Mean of a finer map over each voxel of an image; 0 where the map does not reach.
-
-    to_map: (4, 4), from points of the image in world mm to those of the map.
-    """
-    matrix = np.linalg.inv(found.affine) @ to_map @ image.affine
-    shape = image.data.shape[:3]
-    data, total = _clean(found), np.zeros(shape, dtype=np.float32)
-    steps = (np.arange(FINE) + 0.5) / FINE - 0.5
-    for shift in np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3):
-        offset = matrix[:3, :3] @ shift + matrix[:3, 3]
-        total += ndimage.affine_transform(data, matrix[:3, :3], offset, output_shape=shape, order=1, mode="constant")
-    return np.clip(total / FINE**3, 0, 1)
 
 
 def read_itk_affine(file: Path) -> Affine:

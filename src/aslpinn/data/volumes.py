@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, Problems
 from ..physics import Acquisition, Constants, hadamard
 from .encoded import Encoding, decode_series, encoded_volumes, read_encoding
-from .images import Image
 from .preprocess import form_pairs
-from .sidecar import Sidecar, read_context
+from .sidecar import Sidecar
 
 Volume = NDArray[np.float32]
 
@@ -40,15 +39,24 @@ class Layout:
         return self.encoding is not None or self.index.ndim == 2
 
     @property
+    def labeling(self) -> float:
+        """How long the longest labeling takes in s; of encoded volumes, all sub-boli together."""
+        return float(self.tau.max()) if self.encoding is None else float(self.encoding.labeling_duration.sum())
+
+    @property
     def encoded(self) -> NDArray[np.intp]:
         """The encoded volumes, in whole repeats."""
         return np.flatnonzero(np.array(self.types) == "n/a")
 
     def acquisition(
-        self, offset: NDArray[np.float64] | None = None, axis: int = 2, constants: Constants | None = None
+        self,
+        offset: NDArray[np.float64] | None = None,
+        axis: int = 2,
+        constants: Constants | None = None,
+        crushed: bool = False,
     ) -> Acquisition:
         """Timing of the delta-M volumes."""
-        return Acquisition(self.tau, self.pld, offset, axis, constants)
+        return Acquisition(self.tau, self.pld, offset, axis, constants, crushed)
 
     def difference(self, data: Volume) -> Volume:
         """Control minus label of pairs, deltam volumes, or decoded sub-boli, repeats kept: (X, Y, Z, P)."""
@@ -92,32 +100,44 @@ class Layout:
         return words
 
 
-def read_layout(path: Path, image: Image, sidecar: Sidecar, notes: list[str], steps: list[str]) -> Layout:
-    """The layout of a series from its sidecar and aslcontext.
-
-    Raises
-    ------
-    InputError
-        Where volume types, timing or encoding are missing, malformed, contradict each other or cannot be used.
-    """
-    check_labeling(sidecar)
-    types, context = read_context(path, image.data.shape[3])
-    encoding = read_encoding(sidecar)
+def read_layout(
+    types: list[str], context: Path, sidecar: Sidecar, notes: list[str], steps: list[str], problems: Problems
+) -> Layout | None:
+    """The layout of a series from its volume types and sidecar; None where what `problems` gathered prevents it."""
+    before = len(problems.found)
+    encoding = None
+    with problems.gather():
+        encoding = read_encoding(sidecar, problems)
+    if len(problems.found) > before:
+        return None
     if encoding is not None:
-        volumes = encoded_volumes(types, encoding, context)
-        repeats, boli = volumes.size // encoding.size, encoding.matrix.shape[1]
-        steps.append(f"{volumes.size} Hadamard-encoded volumes: decoded to {boli} sub-boli, {repeats} repeats")
-        index = np.repeat(volumes[:: encoding.size], boli)
-        timing = encoding.acquisition(repeats)
-        return Layout(types, context, encoding, index, timing.labeling_duration, timing.post_labeling_delay)
-    _check_types(types, context)
-    tau, pld = (sidecar.seconds(name, len(types), "volumes") for name in ("LabelingDuration", "PostLabelingDelay"))
-    index = _pairs(types, context, tau, pld, sidecar, notes, steps)
-    first = index if index.ndim == 1 else index[:, 0]
-    for volume in first:
-        if tau[volume] <= 0:
-            raise sidecar.error("LabelingDuration", f"more than 0 s for volume {volume}, a {types[volume]} volume")
-    return Layout(types, context, None, index, np.array([tau[v] for v in first]), np.array([pld[v] for v in first]))
+        with problems.gather():
+            volumes = encoded_volumes(types, encoding, context)
+            repeats, boli = volumes.size // encoding.size, encoding.matrix.shape[1]
+            steps.append(f"{volumes.size} Hadamard-encoded volumes: decoded to {boli} sub-boli, {repeats} repeats")
+            index = np.repeat(volumes[:: encoding.size], boli)
+            timing = encoding.acquisition(repeats)
+            return Layout(types, context, encoding, index, timing.labeling_duration, timing.post_labeling_delay)
+        return None
+    tau: list[float] = []
+    pld: list[float] = []
+    with problems.gather():
+        _check_types(types, context)
+    with problems.gather():
+        tau = sidecar.seconds("LabelingDuration", len(types), "volumes")
+    with problems.gather():
+        pld = sidecar.seconds("PostLabelingDelay", len(types), "volumes")
+    if len(problems.found) > before:
+        return None
+    with problems.gather():
+        index = _pairs(types, context, tau, pld, sidecar, notes, steps)
+        first = index if index.ndim == 1 else index[:, 0]
+        for volume in first:
+            if tau[volume] <= 0:
+                raise sidecar.error("LabelingDuration", f"more than 0 s for volume {volume}, a {types[volume]} volume")
+        timing_of = (np.array([values[v] for v in first]) for values in (tau, pld))
+        return Layout(types, context, None, index, *timing_of)
+    return None
 
 
 def check_labeling(sidecar: Sidecar) -> None:
@@ -129,15 +149,15 @@ def check_labeling(sidecar: Sidecar) -> None:
 
 
 def _check_types(types: list[str], context: Path) -> None:
-    if "cbf" in types:
-        raise InputError(
-            f"{context}: row {types.index('cbf') + 1} of volume_type is cbf; expected control, label or deltam: "
-            "CBF maps that the scanner made cannot be fitted"
-        )
     pairs = {"control", "label"} & set(types)
     if pairs and "deltam" in types:
         raise InputError(
             f"{context}: has deltam beside {' and '.join(sorted(pairs))}; expected pairs or deltam, not both"
+        )
+    if not pairs and "deltam" not in types and "cbf" in types:
+        raise InputError(
+            f"{context}: row {types.index('cbf') + 1} of volume_type is cbf; expected control, label or deltam: "
+            "CBF maps that the scanner made cannot be fitted"
         )
     if not pairs and "deltam" not in types:
         encoded = " (n/a volumes are Hadamard-encoded ones: they need the TimeEncoded fields in the sidecar)"
@@ -164,7 +184,9 @@ def _pairs(
         index = np.flatnonzero(np.array(types) == "deltam")
         steps.append(f"{index.size} deltam volumes: taken as control minus label")
         return index
-    pairs = form_pairs(types, tau, pld, context)
+    pairs, lone = form_pairs(types, tau, pld, context)
+    for volume in lone:
+        notes.append(f"volume {volume} ({types[volume]}) has no partner among those of its delay: left out")
     if "TotalAcquiredPairs" in sidecar:
         total = int(sidecar.number("TotalAcquiredPairs", "the number of control-label pairs", low=1))
         delays = len({(tau[volume], pld[volume]) for volume in pairs[:, 0]})

@@ -161,7 +161,7 @@ def prepare(series: ArrayLike, mask: ArrayLike, acquisition: Acquisition) -> Pro
     ------
     InputError
         Shapes or counts that differ, an empty mask, values that are not finite or all zero inside the mask, a series
-        that was not divided by M0b, or fewer than two distinct (tau, PLD) pairs.
+        that was not divided by M0b or is label minus control, or fewer than two distinct (tau, PLD) pairs.
     """
     values, inside = np.asarray(series), np.asarray(mask)
     _check_shapes(values, inside, acquisition)
@@ -169,6 +169,7 @@ def prepare(series: ArrayLike, mask: ArrayLike, acquisition: Acquisition) -> Pro
     voxels = np.argwhere(inside)
     volumes = np.ascontiguousarray(values[inside], dtype=np.float32)
     _check_values(volumes, voxels)
+    _check_sign(volumes.mean(axis=1))
     distinct, pair = acquisition.distinct
     if len(distinct) < 2:
         raise InputError(
@@ -202,6 +203,17 @@ def _check_shapes(series: NDArray[Any], mask: NDArray[Any], acquisition: Acquisi
         )
     if not np.any(mask > 0):
         raise InputError(f"mask is empty: none of its {mask.size} voxels is above 0; expected a brain mask")
+
+
+def _check_sign(mean: Floats) -> None:
+    """InputError where the mean signals (N,) of voxels are negative, in most of them or in their mean beyond noise."""
+    negative = float(np.mean(mean < 0))
+    error = float(mean.std(dtype=np.float64)) / np.sqrt(mean.size)
+    if negative > 0.9 or (negative > 0.55 and float(mean.mean(dtype=np.float64)) < -10.0 * error):
+        raise InputError(
+            f"the mean signal is negative in {100 * negative:.0f} % of the mask's voxels; expected control minus "
+            "label: is label minus control given for control minus label?"
+        )
 
 
 def _check_values(volumes: Floats, voxels: NDArray[np.intp]) -> None:

@@ -40,6 +40,8 @@ class Acquisition:
         Array axis along which slices lie (2 for BIDS unless SliceEncodingDirection says otherwise).
     constants : Constants
         Relaxation times, partition coefficient, labeling efficiency.
+    crushed : bool
+        Vascular crushing takes the signal of arteries away.
 
     Raises
     ------
@@ -52,6 +54,7 @@ class Acquisition:
     slice_offset: Float | None = None
     slice_axis: int = 2
     constants: Constants = field(default_factory=Constants)
+    crushed: bool = False
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class Acquisition:
         slice_offset: Sequence[float] | Float | None = None,
         slice_axis: int = 2,
         constants: Constants | None = None,
+        crushed: bool = False,
     ) -> None:
         # Copies: they are made read-only below, and a caller's arrays stay the caller's.
         tau = np.atleast_1d(np.array(labeling_duration, dtype=float))
@@ -82,6 +86,7 @@ class Acquisition:
             object.__setattr__(self, name, value)
         object.__setattr__(self, "slice_axis", int(slice_axis))
         object.__setattr__(self, "constants", constants or Constants())
+        object.__setattr__(self, "crushed", bool(crushed))
 
     def __len__(self) -> int:
         return int(self.post_labeling_delay.size)
@@ -125,6 +130,7 @@ class Acquisition:
             self.slice_offset,
             self.slice_axis,
             self.constants,
+            self.crushed,
         )
 
     @cached_property

@@ -6,7 +6,7 @@ needs perfusion as f in ml of blood per g of tissue per second; this module hold
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 #: 1 ml/g/s is 6000 ml/100g/min: 100 g times 60 s.
 CBF_PER_FLOW = 6000.0
@@ -18,6 +18,15 @@ EFFICIENCY_PER_SUPPRESSION_PULSE = 0.95
 #: Bounds outside which a fitted value is not physiological; estimators clip or flag there.
 CBF_BOUNDS = (0.0, 250.0)  # ml/100g/min
 ATT_BOUNDS = (0.05, 4.0)  # s
+
+#: What a constant can be at any field strength, in any tissue: beyond it a unit or a digit is wrong.
+CONSTANT_BOUNDS = {
+    "t1_blood": (0.2, 10.0),  # s
+    "t1_tissue": (0.2, 10.0),  # s
+    "partition_coefficient": (0.1, 10.0),  # ml/g
+    "labeling_efficiency": (0.05, 1.0),
+    "suppression_pulses": (0, 20),
+}
 
 
 @dataclass(frozen=True)
@@ -56,15 +65,13 @@ class Constants:
     dispersion_time_to_peak: float = 0.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "suppression_pulses":
-                if not (value >= 0 and float(value).is_integer()):
-                    raise ValueError(f"suppression_pulses is {value:g}; expected a whole number, 0 or more")
-            elif not field.name.startswith("dispersion") and not 0 < value < 10:
-                raise ValueError(f"{field.name} is {value}; expected a positive number below 10 (s, ml/g or a share)")
-        if self.labeling_efficiency > 1:
-            raise ValueError(f"labeling_efficiency is {self.labeling_efficiency}; expected a share, at most 1")
+        for name, (low, high) in CONSTANT_BOUNDS.items():
+            value = getattr(self, name)
+            if name == "suppression_pulses" and not (low <= value <= high and float(value).is_integer()):
+                raise ValueError(f"suppression_pulses is {value:g}; expected a whole number, 0 to {high}")
+            if not low <= value <= high:
+                unit = {"t1_blood": " s", "t1_tissue": " s", "partition_coefficient": " ml/g"}.get(name, "")
+                raise ValueError(f"{name} is {value:g}; expected a positive number, {low:g} to {high:g}{unit}")
         if self.dispersion_sharpness != 0 and not 2 <= self.dispersion_sharpness <= 1e4:
             raise ValueError(f"dispersion_sharpness is {self.dispersion_sharpness}; expected 2 to 10000 per s, or 0")
         if not 0 <= self.dispersion_time_to_peak <= 2:

@@ -102,7 +102,8 @@ def fit_half(person: Person, volumes: NDArray[np.intp], estimator: str, seed: in
     if estimator == "grid":
         request = Request("default", None, None, seed, "cpu", "auto", person.voxel_size, None, None)
         return fit_grid(prepare(series, person.mask, acquisition), request, name="grid")
-    options: dict[str, Any] = {"guide": person.m0} if estimator == "field" else {}
+    anatomy = person.guide if isinstance(person, Subject) else person.m0
+    options: dict[str, Any] = {"guide": anatomy} if estimator == "field" else {}
     return fit(
         series, person.mask, acquisition, estimator=estimator, seed=seed, voxel_size=person.voxel_size, **options
     )

@@ -33,7 +33,7 @@ def fitter(person: Subject, estimator: str = "field", preset: str = "", seed: in
     if preset:
         options["preset"] = preset
     if uses(estimator, "guide"):
-        options["guide"] = person.m0
+        options["guide"] = person.guide
     if fast and uses(estimator, "epochs"):
         options |= {"members": 1, "epochs": 8}
     return lambda series, mask, acquisition: fit(series, mask, acquisition, **options)

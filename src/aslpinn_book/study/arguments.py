@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aslpinn.errors import InputError
+
 from .settings import Study, check, read_study, write_template
 
 
@@ -71,7 +73,9 @@ def command(arguments: Any) -> int:
     if arguments.plan is not None:
         from .cluster import plan_table
 
-        print(plan_table(plan.out, max(1, arguments.plan)))
+        if arguments.plan < 1:
+            raise InputError(f"--plan is {arguments.plan}; expected how many subjects, 1 or more")
+        print(plan_table(plan.out, arguments.plan))
         return 0
     from .lock import locked
     from .study import found_subjects, run_study

@@ -109,9 +109,11 @@ def read_study(path: Path) -> Study:
         Where the file cannot be read, a key is unknown or a value is not what SCHEMA says.
     """
     try:
+        if path.exists() and not path.is_file():  # a device may have no end
+            raise InputError(f"{path}: is no file; expected a TOML file")
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        said = error.strerror if isinstance(error, OSError) else str(error)[:200]
         raise InputError(f"{path}: {said}; expected a TOML file") from None
     values: dict[str, Any] = {}
     for name, value in table.items():
@@ -140,8 +142,8 @@ def check(plan: Study, where: str = "") -> None:
         raise InputError(f"{where}volunteers is {plan.volunteers}; expected 1 to {BATCH}")
     if plan.jobs < 0:
         raise InputError(f"{where}jobs is {plan.jobs}; expected 0 or more")
-    if plan.seed < 0:
-        raise InputError(f"{where}seed is {plan.seed}; expected 0 or more")
+    if not 0 <= plan.seed < 2**32:
+        raise InputError(f"{where}seed is {plan.seed}; expected 0 to {2**32 - 1}")
     if plan.constants:
         _check_constants(plan.constants, where)
 
@@ -212,9 +214,9 @@ def _toml(value: Any) -> str:
 
 def _is(kind: str, value: Any) -> bool:
     if kind in ("path", "label"):
-        return isinstance(value, str) and value != ""
+        return isinstance(value, str) and value != "" and "\0" not in value
     if kind in ("paths", "labels"):
-        return isinstance(value, list) and all(isinstance(item, str) and item for item in value)
+        return isinstance(value, list) and all(isinstance(item, str) and item and "\0" not in item for item in value)
     if kind == "flag":
         return isinstance(value, bool)
     if kind == "flag or labels":

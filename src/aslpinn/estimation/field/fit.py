@@ -87,7 +87,7 @@ def fit_field(
     Parameters
     ----------
     arterial : str
-        auto (an arterial component where there is evidence for arteries), on, or off.
+        auto (an arterial component where there is evidence for arteries, none after vascular crushing), on, or off.
     regions : str
         auto (levels of its own for a focal region where there is evidence for one), or off.
     levels, iterations : int
@@ -96,13 +96,14 @@ def fit_field(
     Raises
     ------
     InputError
-        An option that is out of range, or a series of label minus control.
+        An option that is out of range.
     FitError
         A result that is not finite.
     """
     members = MEMBERS if request.members is None else request.members
     _check(arterial, regions, levels, iterations, members)
-    _check_sign(problem)
+    if arterial == "auto" and problem.acquisition.crushed:
+        arterial = "off"
     began = time.perf_counter()
     total = (1 if arterial == "off" else 2) * (iterations + members) + 1
     counter = iter(range(1, total + 1))
@@ -145,15 +146,6 @@ def _check(arterial: str, regions: str, levels: int, iterations: int, members: A
             raise InputError(f"{name} is {value!r}; expected a whole number")
         if not low <= value <= high:
             raise InputError(f"{name} is {value}; expected {low} to {high}")
-
-
-def _check_sign(problem: Problem) -> None:
-    mean = problem.signal.mean(axis=1, dtype=np.float64)
-    if np.mean(mean < 0) > 0.9:
-        raise InputError(
-            f"the mean signal is negative in {100 * np.mean(mean < 0):.0f} % of the mask's voxels; expected control "
-            "minus label: is label minus control given for control minus label?"
-        )
 
 
 class Brain:
