@@ -92,6 +92,10 @@ def test_bias_and_sd_are_told_apart_whatever_the_number_of_seeds(rng):
         bias, sd = metrics.bias_and_sd(maps.sum(axis=0), (maps**2).sum(axis=0), count, truth, region)
         assert bias == pytest.approx(2.0, rel=0.05)
         assert sd == pytest.approx(3.0, rel=0.03)
+    noise = 40.0 * rng.standard_normal((2, *region.shape))  # so strong that two seeds do not tell a bias of 2 voxelwise
+    noise[1] = -noise[0]
+    maps = truth + 2.0 + noise
+    assert metrics.bias_and_sd(maps.sum(axis=0), (maps**2).sum(axis=0), 2, truth, region)[0] == pytest.approx(2.0)
     with pytest.raises(InputError, match="two noise seeds"):
         metrics.bias_and_sd(truth, truth, 1, truth, region)
 

@@ -95,7 +95,8 @@ def bias_and_sd(
 
     first and second are the sums over `count` seeds of the map and of its square. The square of the bias is what
     remains of the squared departure of the mean map from the truth when the variance of that mean is taken away, so it
-    does not grow with noise. The mean squared error of one map is bias^2 + SD^2. InputError for fewer than two seeds.
+    does not grow with noise; where noise leaves less than the square of the region's mean bias, below which it cannot
+    be, that is taken. The mean squared error of one map is bias^2 + SD^2. InputError for fewer than two seeds.
     """
     if count < 2:
         raise InputError(f"bias and SD need two noise seeds or more; found {count}")
@@ -103,7 +104,7 @@ def bias_and_sd(
     mean = a / count
     variance = float(np.mean(np.maximum(b - count * mean**2, 0)) / (count - 1))
     squared = float(np.mean((mean - t) ** 2)) - variance / count
-    return float(np.sqrt(max(squared, 0.0))), float(np.sqrt(variance))
+    return float(np.sqrt(max(squared, float(np.mean(mean - t)) ** 2))), float(np.sqrt(variance))
 
 
 def relative_error(estimate: ArrayLike, truth: ArrayLike, region: ArrayLike) -> NDArray[np.float32]:

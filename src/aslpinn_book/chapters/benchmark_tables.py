@@ -10,6 +10,7 @@ from .benchmark import PAPER_TABLE_3, PHANTOMS, Score, summary
 
 #: Scores of the paper's Table 3, in its order.
 TABLE_3 = (("cbf", "ssim"), ("cbf", "pcc"), ("att", "ssim"), ("att", "pcc"))
+SPREAD_SEEDS = 3  # fewer noise seeds have no ± in a table
 #: Phantom -> the region that makes it special, and the scores that say how it is treated.
 SPECIAL: dict[str, tuple[str, tuple[str, ...]]] = {
     "lesion": ("lesion", ("cbf_contrast_kept", "att_contrast_kept")),
@@ -27,13 +28,16 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def cell(rows: Sequence[Score], where: Mapping[str, object], percent: bool = False) -> str:
-    """Mean ± SD over noise seeds of the rows whose fields are as in `where`; "-" where there is none, no ± for one."""
+    """Mean over noise seeds of the rows whose fields are as in `where`, ± SD from three on: two say little of a spread.
+
+    "-" where there is none.
+    """
     found = [row for row in rows if all(getattr(row, key) == value for key, value in where.items())]
     if not found:
         return "-"
     mean, sd = summary(found)
     text = f"{100 * mean:+.1f} %" if percent else f"{mean:.3f}"
-    if len(found) == 1:
+    if len(found) < SPREAD_SEEDS:
         return text
     return f"{text} ± {100 * sd:.1f}" if percent else f"{text} ± {sd:.3f}"
 

@@ -177,7 +177,7 @@ def limits(rows: Sequence[Row]) -> list[Limit]:
         for name, what in (("field", "default fit / grid fit"), ("pinn-single", "closed form, one member / grid fit")):
             if name in seconds:
                 found[what] = seconds[name] / seconds["grid"]
-    steps = _table(rows, "step pointwise", "seconds", threads) or _table(rows, "step pointwise", "seconds", None)
+    steps = (step_times(rows, threads) if threads else {}) or _table(rows, "step pointwise", "seconds", None)
     if {"naive", "fused"} <= set(steps):
         found["plain autograd / paper's step"] = steps["naive"] / steps["fused"]
     if "field" in memory:
@@ -207,6 +207,11 @@ def _table(rows: Sequence[Row], case: str, value: str, threads: float | None) ->
     """Estimator -> value of the rows of a case, of a number of threads where one is given (else of any, the last)."""
     chosen = [row for row in rows if row["case"] == case and (threads is None or row["threads"] == threads)]
     return {row["estimator"]: row[value] for row in chosen if row.get(value)}
+
+
+def step_times(rows: Sequence[Row], threads: float) -> dict[str, float]:
+    """Engine -> seconds of one step of the paper's training on so many threads."""
+    return _table(rows, "step pointwise", "seconds", threads)
 
 
 def relative(rows: Sequence[Row], case: str, reference: str, value: str = "seconds") -> Mapping[str, float]:

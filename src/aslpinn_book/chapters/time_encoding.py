@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from aslpinn.maps.style import CATEGORICAL, styled, subplots
+from aslpinn.physics import Acquisition
 
 from .shared import DASHES, MARKERS, Float
 
@@ -99,4 +100,27 @@ def scan_timing(acquisitions: Mapping[str, tuple[Float, Float]]) -> Figure:
     axes.set(xlabel="time before the readout (s)", ylim=(-0.6, len(acquisitions) - 0.2))
     axes.set_yticks(range(len(acquisitions)), list(acquisitions))
     axes.set_xlim(axes.get_xlim()[0] - 0.1, 0.5)
+    return figure
+
+
+@styled
+def duration_spline(
+    timing: Acquisition, delays: Float, duration: Float, rates: Mapping[str, Float], numeric: Float
+) -> Figure:
+    """Left tau in s against PLD in s, acquired and along the spline; right rates in 1/s against t = tau + PLD.
+
+    delays, duration, numeric and each of rates (n,); numeric are finite differences of the signal.
+    """
+    figure, (left, right) = subplots(1, 2, figsize=(8.8, 3.6))
+    left.plot(timing.post_labeling_delay, timing.labeling_duration, "o", color="black", label="sub-boli")
+    left.plot(delays, duration, color=CATEGORICAL[0], label="fifth-order spline")
+    left.set(xlabel="PLD (s)", ylabel="labeling duration τ (s)", ylim=(0, None))
+    time = delays + duration
+    for color, dashes, (name, rate) in zip(CATEGORICAL, ("-", "--"), rates.items(), strict=False):
+        right.plot(time, 100 * rate, dashes, color=color, label=name)
+    some = slice(None, None, 20)
+    right.plot(time[some], 100 * numeric[some], ".", color="black", label="slope of the signal")
+    right.set(xlabel="t = τ + PLD (s)", ylabel="d(ΔM / M0b)/dt (%/s)")
+    left.legend()
+    right.legend(loc="upper right")
     return figure
