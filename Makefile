@@ -29,7 +29,7 @@ $(VENV)/.setup: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
-	$(BIN)/python -m aslpinn_book.warm
+	$(BIN)/python -m aslpinn_book.compile_loops
 	@touch $@
 
 book: setup

@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 
 from aslpinn.data import simulate, write_phantom
-from aslpinn_book.study.cluster import measured, plan_table, read_record
+from aslpinn_book.study.needs import measured, plan_table, read_record
 
 ROOT = Path(__file__).resolve().parents[1]
 FITS = re.compile(r"\b(fit|measure_subject)\(")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from aslpinn_book.study.tasks import Task, subject_tasks
+from aslpinn_book.study.notebooks import Task, subject_tasks
 
 #: How every template of a subject's page begins; its parameters follow.
 FRONT = """---

@@ -206,7 +206,7 @@ def test_points_near_the_largest_value_lie_inside_the_frame():
 
 @pytest.mark.slow
 def test_the_group_notebook_reads_without_a_study(tmp_path):
-    from aslpinn_book.study.execute import execute
+    from aslpinn_book.study.one_notebook import execute
 
     state = execute(ROOT / "notebooks" / "group.md", tmp_path / "group.ipynb", {"fast": True}, tmp_path)
     assert state["error"] is None

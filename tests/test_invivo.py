@@ -10,7 +10,7 @@ import pytest
 from aslpinn import InputError, simulate
 from aslpinn.data import write_phantom
 from aslpinn_book.chapters import in_vivo
-from aslpinn_book.study.tasks import chapter_tasks, digest
+from aslpinn_book.study.notebooks import chapter_tasks, digest
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from aslpinn_book.study import launch
+from aslpinn_book.study import launch_buttons
 
 ROOT = Path(__file__).resolve().parents[1]
 URL = "https://github.com/someone/perfusion"
@@ -24,38 +24,38 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 )
 def test_every_spelling_of_an_address_is_understood(address, tmp_path, monkeypatch):
     monkeypatch.setenv("REPOSITORY_URL", address)
-    assert launch.repository(tmp_path) == URL
+    assert launch_buttons.repository(tmp_path) == URL
 
 
 def test_the_address_comes_from_the_citation_or_from_git_and_only_github_counts(tmp_path, monkeypatch):
     monkeypatch.delenv("REPOSITORY_URL", raising=False)
-    assert launch.repository(tmp_path) is None
+    assert launch_buttons.repository(tmp_path) is None
     subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
     remote = ["git", "-C", str(tmp_path), "config", "remote.origin.url"]
     subprocess.run([*remote, "/srv/repositories/perfusion"], check=True)
-    assert launch.repository(tmp_path) is None
+    assert launch_buttons.repository(tmp_path) is None
     subprocess.run([*remote, "git@github.com:fork/perfusion.git"], check=True)
-    assert launch.repository(tmp_path) == "https://github.com/fork/perfusion"
+    assert launch_buttons.repository(tmp_path) == "https://github.com/fork/perfusion"
     (tmp_path / "CITATION.cff").write_text(f"repository-code: {URL}\n")
-    assert launch.repository(tmp_path) == URL
+    assert launch_buttons.repository(tmp_path) == URL
 
 
 def test_the_book_has_buttons_for_a_known_repository_and_none_without():
     config = (ROOT / "_config.yml").read_bytes()
-    without = yaml.safe_load(launch.configured(config, None))
+    without = yaml.safe_load(launch_buttons.configured(config, None))
     assert "launch_buttons" not in without
-    known = yaml.safe_load(launch.configured(config, URL))
-    assert known["repository"] == {"url": URL, "branch": launch.BRANCH, "path_to_book": ""}
-    assert known["launch_buttons"]["binderhub_url"] == launch.PROVIDERS["Binder"]
-    assert known["launch_buttons"]["colab_url"] == launch.PROVIDERS["Colab"]
+    known = yaml.safe_load(launch_buttons.configured(config, URL))
+    assert known["repository"] == {"url": URL, "branch": launch_buttons.BRANCH, "path_to_book": ""}
+    assert known["launch_buttons"]["binderhub_url"] == launch_buttons.PROVIDERS["Binder"]
+    assert known["launch_buttons"]["colab_url"] == launch_buttons.PROVIDERS["Colab"]
     assert known["launch_buttons"]["thebe"] is False
     assert "sphinx_thebe" not in known["sphinx"]["config"]["extensions"]
-    assert launch.__name__ in known["sphinx"]["config"]["extensions"]
+    assert launch_buttons.__name__ in known["sphinx"]["config"]["extensions"]
 
 
 def test_only_chapters_keep_their_buttons():
     connected: list[Any] = []
-    launch.setup(SimpleNamespace(connect=lambda event, function, priority: connected.append(function)))
+    launch_buttons.setup(SimpleNamespace(connect=lambda event, function, priority: connected.append(function)))
     for page, kept in (("notebooks/losses", 2), ("subjects/sub-01", 1), ("book/intro", 1)):
         context = {"header_buttons": [{"label": "launch-buttons"}, {"label": "download-buttons"}]}
         connected[0](None, page, "page.html", context, None)
@@ -68,7 +68,7 @@ def test_directives_and_roles_become_what_jupyter_shows():
         "```{admonition} Solution\n:class: dropdown\n\nIt is $x$.\n\n~~~python\nx = 1\n~~~\n```\n\n"
         "1. One\n\n   ```{dropdown} Answer\n   Two.\n   ```\n\n$$ a = b $$ (eq-a)\n"
     )
-    out = launch.plain(text)
+    out = launch_buttons.plain(text)
     assert "*losses*, *the phantom* and the one shown [buxton1998]" in out
     assert "<details><summary>Solution</summary>\n\n" in out
     assert "~~~python\nx = 1\n~~~" in out
@@ -88,16 +88,16 @@ def chapters() -> list[Path]:
 def test_every_chapter_becomes_a_notebook_that_colab_can_install(chapter):
     import nbformat
 
-    node = launch.as_notebook(chapter, URL)
+    node = launch_buttons.as_notebook(chapter, URL)
     nbformat.validate(node)
     first = node.cells[0].source
-    assert f'%pip install --quiet "aslpinn[ablation,data] @ git+{URL}@{launch.BRANCH}"' in first
+    assert f'%pip install --quiet "aslpinn[ablation,data] @ git+{URL}@{launch_buttons.BRANCH}"' in first
     assert first.index("google.colab") < first.index("%pip")
     for cell in node.cells:
         if cell.cell_type == "markdown":
             outside = re.sub(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$", "", cell.source, flags=re.DOTALL)
             assert not re.search(r"\{(doc|cite|numref|eq|admonition|dropdown)\}", outside), cell.source[:200]
-    assert launch.as_notebook(chapter, None).cells[0].source != first
+    assert launch_buttons.as_notebook(chapter, None).cells[0].source != first
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
@@ -130,5 +130,5 @@ def test_binder_installs_the_lock_and_the_notebooks():
     script = ROOT / ".binder" / "postBuild"
     assert script.stat().st_mode & 0o111
     assert "-r requirements.lock" in script.read_text()
-    assert f"python -m {launch.__name__}" in script.read_text()
+    assert f"python -m {launch_buttons.__name__}" in script.read_text()
     subprocess.run(["bash", "-n", str(script)], check=True)

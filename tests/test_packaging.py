@@ -97,7 +97,7 @@ def test_help_loads_neither_torch_nor_numba_nor_matplotlib():
 def test_chapters_are_text_with_parameters_and_not_too_long():
     import jupytext
 
-    from aslpinn_book.study.execute import declared_parameters
+    from aslpinn_book.study.one_notebook import declared_parameters
 
     for path in sorted((ROOT / "notebooks").glob("*.md")):
         notebook = jupytext.read(path)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from templates import dataset, tasks_of
 
-from aslpinn_book.study.execute import sections
+from aslpinn_book.study.one_notebook import sections
 from aslpinn_book.study.pages import failed_page, reader_copy, subjects_page, without_links
 from aslpinn_book.study.progress import Progress, Table
+from aslpinn_book.study.run import Study, summary
 from aslpinn_book.study.site import SIDEBAR_LIMIT, stage
-from aslpinn_book.study.study import Study, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 

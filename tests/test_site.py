@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from browsing import without_tags
 
+from aslpinn_book.study.notebooks import Task
+from aslpinn_book.study.run import Study, summary
 from aslpinn_book.study.site import build_site, prune, stage
-from aslpinn_book.study.study import Study, summary
-from aslpinn_book.study.tasks import Task
 
 ROOT = Path(__file__).resolve().parents[1]
 

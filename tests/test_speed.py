@@ -154,9 +154,9 @@ COMPILED = """
 import sys
 from importlib import import_module
 from numba.core.dispatcher import Dispatcher
-from aslpinn_book import warm
-sys.argv = ["warm", "networks"]; warm.main()
-sys.argv = ["warm", "voxels"]; warm.main()
+from aslpinn_book import compile_loops
+sys.argv = ["compile_loops", "networks"]; compile_loops.main()
+sys.argv = ["compile_loops", "voxels"]; compile_loops.main()
 for name in sys.modules.copy():
     if name.startswith("aslpinn."):
         for key, value in vars(sys.modules[name]).items():

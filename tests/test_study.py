@@ -12,12 +12,12 @@ from templates import SUBJECT, dataset, tasks_of
 
 from aslpinn.cli import main
 from aslpinn.errors import InputError
-from aslpinn_book.study.lock import locked
-from aslpinn_book.study.runner import run_tasks
-from aslpinn_book.study.settings import SCHEMA, schema_table
+from aslpinn_book.files import locked
+from aslpinn_book.study.notebooks import chapter_tasks, digest, find_project, find_series, subject_tasks
+from aslpinn_book.study.plan import SCHEMA, schema_table
+from aslpinn_book.study.pool import run_tasks
+from aslpinn_book.study.run import Study, found_subjects, read_study, study
 from aslpinn_book.study.site import chapters_of
-from aslpinn_book.study.study import Study, found_subjects, read_study, study
-from aslpinn_book.study.tasks import chapter_tasks, digest, find_project, find_series, subject_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,8 +15,8 @@ import pytest
 from templates import FRONT, dataset, tasks_of
 
 from aslpinn.cli import main
-from aslpinn_book.study.forks import FORKS
-from aslpinn_book.study.runner import cores, run_tasks
+from aslpinn_book.study.kernels import FORKS
+from aslpinn_book.study.pool import cores, run_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -93,8 +93,13 @@ import sys
 from pathlib import Path
 
 told = {"loaded": "aslpinn.estimation" in sys.modules, "pid": os.getpid(), "parent": os.getppid()}
-Path(measures).write_text(json.dumps(told | {"threads": os.environ["NUMBA_NUM_THREADS"]}))
-if Path(asl).read_text() == "parent":
+tries = len(list(Path(measures).parent.glob("try-*")))
+Path(measures).with_name(f"try-{tries}").touch()
+Path(measures).write_text(json.dumps(told | {"threads": os.environ["NUMBA_NUM_THREADS"], "tries": tries + 1}))
+word = Path(asl).read_text()
+if word == "always" or (word == "once" and not tries):
+    os.kill(os.getpid(), signal.SIGKILL)
+if word == "all" and not tries:
     os.kill(os.getppid(), signal.SIGKILL)
 ```
 
@@ -113,17 +118,31 @@ def test_notebooks_are_copies_of_one_process_and_the_death_of_one_is_its_own(pro
         pytest.skip("notebooks get new interpreters here")
     (project / "notebooks" / "subject.md").write_text(SELF)
     psutil = pytest.importorskip("psutil")
-    before = psutil.Process().children()  # of other tests in this process
-    tasks = tasks_of(project, dataset(tmp_path / "a", **{"01": "x", "02": "parent", "03": "x"}))
-    states = run_tasks(tasks, project, jobs=2)
-    assert [states[task.key]["state"] for task in tasks] == ["done", "failed", "done"]
+    tasks = tasks_of(project, dataset(tmp_path / "a", **{"01": "x", "02": "always", "03": "x", "04": "once"}))
+    lines: list[str] = []
+    states = run_tasks(tasks, project, jobs=2, say=lines.append)
+    assert [states[task.key]["state"] for task in tasks] == ["done", "failed", "done", "done"]
     assert "ended early" in states["sub-02"]["error"]
     told = [json.loads(task.measures.read_text()) for task in tasks]
-    assert len({entry["pid"] for entry in told} | {entry["parent"] for entry in told}) == 6
+    assert [entry["tries"] for entry in told] == [1, 2, 1, 2], "what the machine failed is tried once more, no oftener"
+    assert sorted(line.split()[0] for line in lines if "tried once more" in line) == ["sub-02", "sub-04"]
+    pids, parents = ({entry[name] for entry in told} for name in ("pid", "parent"))
+    assert len(pids) == 4
+    assert len(parents - pids) == 1
     assert all(entry["loaded"] for entry in told)
     assert tasks[0].report.read_text().count('"image/png"') == 1
     assert {entry["threads"] for entry in told} == {str(max(1, cores() // 2))}
-    assert set(psutil.Process().children()) <= set(before), "nothing that was started is left"
+    assert not [child for child in psutil.Process().children(recursive=True) if child.pid in pids], "none is left"
+
+
+@pytest.mark.slow
+def test_when_the_process_that_all_are_copies_of_dies_the_notebooks_are_tried_once_more(project, tmp_path):
+    if not FORKS:
+        pytest.skip("notebooks get new interpreters here")
+    (project / "notebooks" / "subject.md").write_text(SELF)
+    tasks = tasks_of(project, dataset(tmp_path / "a", **{"01": "all", "02": "x", "03": "x"}))
+    states = run_tasks(tasks, project, jobs=2)
+    assert [states[task.key]["state"] for task in tasks] == ["done"] * 3
 
 
 # What follows runs real fits of tiny brains, with a template that leaves the figures out.

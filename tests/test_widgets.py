@@ -19,7 +19,7 @@ from aslpinn.fields.encoding import grid_levels
 from aslpinn.maps.style import QUANTITIES
 from aslpinn.physics import Acquisition, Constants, delta_m, hadamard
 from aslpinn_book.chapters import widgets
-from aslpinn_book.study.tasks import Task
+from aslpinn_book.study.notebooks import Task
 from aslpinn_book.study.viewer import map_files, small_copy, write_viewer
 
 STATIC = Path(__file__).resolve().parents[1] / "book" / "_static"

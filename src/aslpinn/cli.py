@@ -403,7 +403,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
 
 
 def _study(arguments: argparse.Namespace) -> int:
-    from aslpinn_book.study.arguments import command
+    from aslpinn_book.study.command import command
 
     return command(arguments)
 

@@ -23,7 +23,7 @@ def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         add(commands)
     study = _command(commands, "study", "Fit every subject, run the chapters, build the book.")
     if "study" in argv:
-        from aslpinn_book.study.arguments import add_arguments
+        from aslpinn_book.study.command import add_arguments
 
         add_arguments(study)
     return made

@@ -18,7 +18,7 @@ from aslpinn.estimation.grid import fit_grid
 from aslpinn.maps.style import CATEGORICAL, METHOD_COLORS, METHOD_MARKERS, styled, subplots
 from aslpinn.physics import Acquisition
 
-from ..study.tasks import find_series
+from ..study.notebooks import find_series
 from .subject import halves
 
 Float = NDArray[np.float64]

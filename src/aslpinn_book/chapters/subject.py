@@ -16,7 +16,7 @@ from aslpinn.estimation.options import uses
 from aslpinn.maps import metrics
 from aslpinn.maps import quality as qc
 
-from ..study.execute import write_atomic
+from ..files import write_atomic
 
 #: Fewest voxels of a region that is reported by itself.
 SMALLEST_REGION = 20

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from aslpinn.errors import InputError
 from aslpinn.maps.style import QUANTITIES, Quantity
 
+from ..files import write_atomic
 from .shared import axial_slices
 
 Map = NDArray[np.floating]
@@ -155,10 +155,7 @@ def write_underlay(m0: ArrayLike, affine: ArrayLike, measures: str | Path) -> Pa
     top = float(np.percentile(values[values > 0], 99)) if (values > 0).any() else 1.0
     image = nib.Nifti1Image(np.clip(100 * values / top, 0, 127).astype(np.uint8), np.asarray(affine, dtype=float))
     target = Path(measures).with_name(UNDERLAY)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
-    scratch.write_bytes(gzip.compress(image.to_bytes(), mtime=0))
-    os.replace(scratch, target)
+    write_atomic(target, gzip.compress(image.to_bytes(), mtime=0))
     return target
 
 

@@ -8,7 +8,7 @@ from collections.abc import Container
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .tasks import Task
+from .notebooks import Task
 
 
 def reader_copy(

@@ -6,9 +6,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TextIO
 
-from .tasks import Task
+from .notebooks import Task
 
 
 @dataclass
@@ -60,6 +61,12 @@ class Progress:
         count = f"[{self.finished}/{self.total}]"
         self.line(f"{count} {task.title} {state['state']} in {state['seconds']:.0f} s{eta}{note}")
 
+    def retry(self, task: Task, state: dict[str, Any]) -> None:
+        """A notebook that the machine failed is tried once more."""
+        self.running.pop(task.key, None)
+        self.waiting[task.key] = task
+        self.line(f"{task.title} will be tried once more: {state['error']}")
+
     def line(self, text: str) -> None:
         """One line that stays."""
         self.say(text)
@@ -93,44 +100,57 @@ class Progress:
 
 
 class Table(Progress):
-    """The same on a terminal: under the lines a table of what runs, drawn anew in place."""
+    """The same on a terminal: under the lines a row for each notebook that runs, and one for all."""
 
     def __init__(self, *args: Any, stream: TextIO = sys.stdout) -> None:
+        from tqdm import tqdm
+
         super().__init__(*args)
-        self.stream, self.drawn, self.at = stream, 0, 0.0
+        self.stream, self.rows = stream, dict[str, Any]()
+        self._row = partial(tqdm, file=stream, leave=False, dynamic_ncols=True)
+        self.all = self._row(bar_format="{desc}", desc=self._count())
+
+    def start(self, task: Task) -> None:
+        """A notebook begins."""
+        super().start(task)
+        self.rows[task.key] = self._row(total=100, bar_format="{desc} {percentage:>3.0f}% {elapsed}")
+        self.stage(task, "", 0.0)
+
+    def stage(self, task: Task, section: str, share: float) -> None:
+        """A section of a running notebook begins."""
+        super().stage(task, section, share)
+        row = self.rows.get(task.key)
+        if row is not None:
+            row.n = round(100 * share)
+            row.set_description_str(f"{task.title[:28]:<28} {section[:34]:<34}")
+
+    def end(self, task: Task, state: dict[str, Any]) -> None:
+        """A notebook is done or failed."""
+        row = self.rows.pop(task.key, None)
+        if row is not None:
+            row.close()
+        super().end(task, state)
 
     def line(self, text: str) -> None:
-        """One line above the table."""
-        self._erase()
-        self.say(text)
-        self.tick()
+        """One line above the rows."""
+        with self.all.external_write_mode(file=self.stream):
+            self.say(text)
 
     def tick(self) -> None:
-        """Draw the table."""
-        import shutil
-
-        self._erase()
-        width = shutil.get_terminal_size().columns - 1
-        left = self.remaining()
-        rows = [f"{'notebook':<28} {'section':<34} {'cells':>5} {'time':>7}"]
-        for entry in list(self.running.values()):
-            passed = spell(time.monotonic() - entry.begun)
-            rows.append(f"{entry.title[:28]:<28} {entry.section[:34]:<34} {entry.share:>5.0%} {passed:>7}")
-        rest = f", about {spell(left)} left" if left is not None else ""
-        rows.append(f"{self.finished} of {self.total} done, {len(self.waiting)} waiting{rest}")
-        self.stream.write("".join(f"{row[:width]}\n" for row in rows))
-        self.stream.flush()
-        self.drawn = len(rows)
+        """Draw the rows anew."""
+        for row in list(self.rows.values()):
+            row.refresh()
+        self.all.set_description_str(self._count())
 
     def close(self) -> None:
-        """Take the table away."""
-        self._erase()
-        self.stream.flush()
+        """Take the rows away."""
+        for row in [*self.rows.values(), self.all]:
+            row.close()
 
-    def _erase(self) -> None:
-        if self.drawn:
-            self.stream.write(f"\x1b[{self.drawn}A\x1b[J")
-            self.drawn = 0
+    def _count(self) -> str:
+        left = self.remaining()
+        rest = f", about {spell(left)} left" if left is not None else ""
+        return f"{self.finished} of {self.total} done, {len(self.waiting)} waiting{rest}"
 
 
 def progress_for(

@@ -20,11 +20,11 @@ from typing import Any
 
 from aslpinn.errors import InputError
 
-from . import launch
-from .cluster import plan_table
+from . import launch_buttons
+from .needs import plan_table
+from .notebooks import SOURCES, Task, file_digest
 from .pages import failed_page, labels_of, prose_notebook, reader_copy, study_tables, subjects_page, without_links
-from .settings import schema_table
-from .tasks import SOURCES, Task, file_digest
+from .plan import schema_table
 from .viewer import sources, write_viewer
 
 #: Above this many subjects their pages are reached from the table of subjects only: a sidebar of hundreds of entries
@@ -49,7 +49,7 @@ def build_site(
     """
     pages = stage(project, tasks, record)
     total = hashlib.sha256()
-    for source in ("study/site.py", "study/pages.py", "study/viewer.py", "chapters/sphinx_ext.py"):
+    for source in ("study/site.py", "study/pages.py", "study/viewer.py", "chapters/widget_directive.py"):
         total.update(file_digest(SOURCES / "aslpinn_book" / source).encode())
     for name in sorted(pages):
         total.update(f"{name} {pages.fingerprint(name)}".encode())
@@ -135,7 +135,9 @@ class Pages(Mapping[str, bytes]):
 def stage(project: Path, tasks: Sequence[Task], record: dict[str, Any]) -> Pages:
     """Every file that jupyter-book gets, by its path."""
     pages = Pages()
-    pages["_config.yml"] = launch.configured((project / "_config.yml").read_bytes(), launch.repository(project))
+    pages["_config.yml"] = launch_buttons.configured(
+        (project / "_config.yml").read_bytes(), launch_buttons.repository(project)
+    )
     fill: dict[str, Callable[[dict[str, Any]], str]] = {
         _TABLE_MARK: study_tables,
         _SCHEMA_MARK: lambda _: schema_table(),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from aslpinn.maps.style import QUANTITIES, Quantity
 
 from ..chapters.widgets import UNDERLAY, lookup_table
-from .tasks import Task, file_digest
+from .notebooks import Task, file_digest
 
 #: End of a map's file name -> key of QUANTITIES, digits shown, factor to the unit shown; in the order of the choice.
 SHOWN = {

@@ -9,9 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .execute import write_atomic
-from .settings import Study
-from .tasks import SOURCES, file_digest
+from filelock import FileLock
+
+from ..files import write_atomic
+from .notebooks import SOURCES, file_digest
+from .plan import Study
 
 
 def uses_virtual(plan: Study) -> bool:
@@ -25,12 +27,13 @@ def write_virtual(folder: Path, plan: Study, say: Callable[[str], None] = print)
     Written again only where the code that simulates, or a setting, changed; of several processes one writes.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / ".virtual.lock").open("a") as stream:
-        with suppress(ImportError, OSError):
-            import fcntl
-
-            fcntl.flock(stream, fcntl.LOCK_EX)
+    lock = FileLock(folder.parent / ".virtual.lock")
+    with suppress(OSError, NotImplementedError):  # a network file system without locks
+        lock.acquire()
+    try:
         return _write_virtual(folder, plan, say)
+    finally:
+        lock.release()
 
 
 def _write_virtual(folder: Path, plan: Study, say: Callable[[str], None]) -> Path:

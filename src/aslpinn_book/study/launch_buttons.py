@@ -1,6 +1,6 @@
 """Launch buttons: the chapters as notebooks that Binder and Colab open, and where a page's buttons point.
 
-    python -m aslpinn_book.study.launch
+    python -m aslpinn_book.study.launch_buttons
 
 writes notebooks/NAME.ipynb for every chapter. A workflow puts them on a branch (BRANCH) beside the sources, since
 they are generated and no other branch holds them. Which repository that is is read from REPOSITORY_URL, from

@@ -1,4 +1,4 @@
-"""Compile what fits need, once, so that nobody's first fit waits for it: python -m aslpinn_book.warm.
+"""Compile what fits need, once, so that nobody's first fit waits for it: python -m aslpinn_book.compile_loops.
 
 Numba keeps compiled loops where later processes find them: in NUMBA_CACHE_DIR where it is set, else beside the source
 files, else (where those folders cannot be written to) in the user's cache. `make setup` runs this; without it the first
@@ -48,7 +48,7 @@ def main() -> int:
         KINDS[sys.argv[1]]()
         return 0
     began = time.perf_counter()
-    command = [sys.executable, "-m", "aslpinn_book.warm"]
+    command = [sys.executable, "-m", "aslpinn_book.compile_loops"]
     processes = [subprocess.Popen([*command, kind]) for kind in KINDS]
     failed = sum(process.wait() != 0 for process in processes)
     print(f"loops compiled and kept for later fits: {time.perf_counter() - began:.0f} s")

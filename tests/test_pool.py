@@ -1,25 +1,11 @@
-"""What goes on side by side in a study: a server of copies that ends, notebooks that begin while time is reckoned."""
+"""What goes on side by side in a study: notebooks that begin while time is reckoned."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from queue import SimpleQueue
-from types import SimpleNamespace
 
-from aslpinn_book.study.forks import Forks
+from aslpinn_book.study.notebooks import Task
 from aslpinn_book.study.progress import Progress
-from aslpinn_book.study.tasks import Task
-
-
-def test_jobs_of_a_new_server_do_not_hear_that_the_one_before_has_ended() -> None:
-    forks = Forks({})
-    ended, new = (SimpleNamespace(stdout=io.StringIO(), wait=lambda: 0) for _ in range(2))
-    lost, running = SimpleQueue(), SimpleQueue()
-    forks._waiting = {1: (ended, lost), 2: (new, running)}
-    forks._listen(ended)
-    assert lost.get_nowait() is None
-    assert running.empty()
 
 
 def task(key: str) -> Task:

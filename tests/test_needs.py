@@ -16,8 +16,8 @@ from templates import program
 
 from aslpinn.cli import main
 from aslpinn.errors import InputError
-from aslpinn_book.study.cluster import measured, plan_table, read_record
-from aslpinn_book.study.runner import cores
+from aslpinn_book.study.needs import measured, plan_table, read_record
+from aslpinn_book.study.pool import cores
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOW = ROOT / "workflow"

@@ -14,7 +14,7 @@ from typing import Any
 
 from aslpinn.errors import InputError
 
-from .settings import labels
+from .plan import labels
 
 #: Folder of both packages, aslpinn and aslpinn_book.
 SOURCES = Path(__file__).resolve().parents[2]
@@ -22,10 +22,11 @@ SOURCES = Path(__file__).resolve().parents[2]
 NOT_HASHED = {
     "aslpinn/cli.py",
     "aslpinn/options.py",
-    *(f"aslpinn_book/study/{name}.py" for name in ("arguments", "cluster", "execute", "forks", "launch", "lock")),
-    *(f"aslpinn_book/study/{name}.py" for name in ("pages", "progress", "runner", "settings", "site", "study")),
-    *(f"aslpinn_book/study/{name}.py" for name in ("tasks", "viewer", "virtual")),
-    "aslpinn_book/chapters/sphinx_ext.py",
+    "aslpinn_book/files.py",
+    *(f"aslpinn_book/study/{name}.py" for name in ("command", "kernels", "launch_buttons", "needs", "notebooks")),
+    *(f"aslpinn_book/study/{name}.py" for name in ("one_notebook", "pages", "plan", "pool", "preloaded", "progress")),
+    *(f"aslpinn_book/study/{name}.py" for name in ("run", "site", "viewer", "virtual")),
+    "aslpinn_book/chapters/widget_directive.py",
     "aslpinn_book/chapters/group.py",  # an input of the group's notebook
 }
 #: Parameters that only say where files lie: what is in the files counts, so that a study may be moved.

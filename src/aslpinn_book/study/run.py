@@ -25,11 +25,10 @@ from aslpinn import __version__
 from aslpinn.errors import InputError
 from aslpinn.estimation.options import PRESETS, former_default
 
-from .execute import write_atomic
-from .lock import locked
-from .runner import cores, is_current, read_state, run_tasks, sweep
-from .settings import Study, check, read_study
-from .tasks import Task, chapter_tasks, find_project, group_task, library_versions, stem_of, subject_tasks
+from ..files import locked, write_atomic
+from .notebooks import Task, chapter_tasks, find_project, group_task, library_versions, stem_of, subject_tasks
+from .plan import Study, check, read_study
+from .pool import cores, is_current, read_state, run_tasks, sweep
 from .virtual import uses_virtual, write_virtual
 
 __all__ = ["Study", "read_study", "run_study", "study"]

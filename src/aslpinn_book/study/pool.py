@@ -1,4 +1,4 @@
-"""Run notebooks side by side, each in a process of its own, and only those that have to run."""
+"""Run notebooks side by side, each in a kernel of its own, and only those that have to run."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
-from .execute import write_atomic
-from .forks import FORKS, Forks
+from ..files import write_atomic
+from .kernels import FORKS, Kernels
+from .notebooks import Task, combined, digests, stem_of
+from .one_notebook import execute
 from .progress import Progress, progress_for
-from .tasks import Task, combined, digests, stem_of
 
 
 def run_tasks(
@@ -29,8 +26,8 @@ def run_tasks(
     """Run the notebooks that have to run, some at a time; returns the state of each, by key.
 
     A notebook is skipped where its last run had the same hashes and was done, with its report and maps still there, or
-    ended because the input is wrong. The longest of the last run start first. Notebooks run in folder; jobs 0 is one
-    for each core.
+    ended because the input is wrong. The longest of the last run start first. One that the machine failed is tried once
+    more, when the others have had their turn. Notebooks run in folder; jobs 0 is one for each core.
     """
     jobs = jobs or cores()
     states: dict[str, dict[str, Any]] = {}
@@ -47,37 +44,43 @@ def run_tasks(
         say(f"{len(states)} of {len(tasks)} notebooks are up to date")
     waiting.sort(key=lambda item: -(last[item[0].key] or 1e9))
     pool, running = ThreadPoolExecutor(max_workers=jobs), {}
-    processes = _Processes(_environment(jobs), fork=FORKS and len(waiting) > 1)
+    kernels = Kernels(_environment(jobs), fork=FORKS and len(waiting) > 1)
     shown = progress_for([task for task, _ in waiting], last, jobs, len(tasks), say)
     try:
         for task, parts in waiting:
-            running[pool.submit(_run, task, parts, folder, jobs, processes, shown)] = task
+            running[pool.submit(_run, task, parts, folder, jobs, kernels, shown)] = task
         pending: set[Future[dict[str, Any]]] = set(running)
+        again: set[str] = set()
         while pending:
             done, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
             for future in done:
                 task, state = running[future], future.result()
+                if state.get("passing") and task.key not in again:
+                    again.add(task.key)
+                    shown.retry(task, state)
+                    future = pool.submit(_run, task, state["hashes"], folder, jobs, kernels, shown)
+                    running[future] = task
+                    pending.add(future)
+                    continue
                 states[task.key] = state
                 shown.end(task, state)
             shown.tick()
     except BaseException:
-        processes.stop()
+        for future in running:
+            future.cancel()
+        kernels.stop()
         pool.shutdown(wait=True, cancel_futures=True)
         raise
     finally:
         shown.close()
-        processes.close()
     pool.shutdown()
     return states
 
 
 def _environment(jobs: int) -> dict[str, str]:
-    """This environment, for the notebooks' processes: with so few threads that they do not fight for the cores."""
-    environment = dict(os.environ)
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        environment[name] = str(max(1, cores() // jobs))
-    environment["JUPYTER_PREFER_ENV_PATH"] = "1"
-    return environment
+    """Variables for the notebooks' kernels: so few threads that they do not fight for the cores."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    return dict.fromkeys(names, str(max(1, cores() // jobs)))
 
 
 def is_current(task: Task, state: dict[str, Any], parts: dict[str, Any] | None = None) -> bool:
@@ -106,65 +109,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class _Processes:
-    """The notebooks' processes that are running, so that an interrupted study leaves none behind.
-
-    fork: each is a copy of one that has imported everything; otherwise a new interpreter.
-    """
-
-    def __init__(self, environment: dict[str, str], fork: bool) -> None:
-        self._environment = environment
-        self._forks = Forks(environment) if fork else None
-        self._lock, self._running, self._stopped = Lock(), set[subprocess.Popen[str]](), False
-
-    def run(self, job: Path, log: Path, hear: Callable[[dict[str, Any]], None]) -> None:
-        """Run a job file to the end: hear gets what it tells, the log what was written to stderr."""
-        if self._forks is not None:
-            if not self._stopped:
-                self._forks.run(job, log, hear)
-            return
-        command = [sys.executable, "-m", "aslpinn_book.study.execute", str(job)]
-        with log.open("w", encoding="utf-8") as stderr:
-            with self._lock:
-                if self._stopped:
-                    return
-                process = subprocess.Popen(
-                    command, env=self._environment, stdout=subprocess.PIPE, stderr=stderr, text=True, errors="replace"
-                )
-                self._running.add(process)
-            assert process.stdout is not None
-            for line in process.stdout:
-                with suppress(ValueError):  # whatever else a library prints is not for us
-                    hear(json.loads(line))
-            process.wait()
-        with self._lock:
-            self._running.discard(process)
-
-    def stop(self) -> None:
-        """Ask every process to end."""
-        with self._lock:
-            self._stopped = True
-            for process in self._running:
-                process.terminate()
-        self.close()
-
-    def close(self) -> None:
-        """No process is started any more."""
-        self._stopped = True
-        if self._forks is not None:
-            self._forks.close()
-
-
 def _run(
-    task: Task, parts: dict[str, Any], folder: Path, jobs: int, processes: _Processes, shown: Progress
+    task: Task, parts: dict[str, Any], folder: Path, jobs: int, kernels: Kernels, shown: Progress
 ) -> dict[str, Any]:
-    """Run one notebook in a process of its own and keep its state beside the report; a full disk is a failure too."""
+    """Run one notebook in a kernel of its own and keep its state beside the report; a full disk is a failure too."""
     start = time.monotonic()
     shown.start(task)
     try:
-        state, log = _in_process(task, folder, processes, shown)
+        state, log = _in_kernel(task, folder, kernels, shown)
     except OSError as error:
         state, log = _failure(f"{error.strerror or error} (the study's folder or the temporary one)"), ""
+    if kernels.stopped:  # nothing is kept: the next run does it again
+        return state
     state |= {"seconds": round(time.monotonic() - start, 2), "threads": max(1, cores() // jobs)}
     traceback = state.pop("traceback", None)  # that is in the log
     state |= {"hash": combined(parts), "hashes": parts}
@@ -181,36 +137,25 @@ def _run(
     return state
 
 
-def _in_process(task: Task, folder: Path, processes: _Processes, shown: Progress) -> tuple[dict[str, Any], str]:
-    """Run execute.py on a task; what it reports, and what it wrote to stderr."""
+def _in_kernel(task: Task, folder: Path, kernels: Kernels, shown: Progress) -> tuple[dict[str, Any], str]:
+    """Run a task's notebook; what came of it, and what its kernel wrote to stderr."""
     task.report.parent.mkdir(parents=True, exist_ok=True)
 
-    def hear(told: Any) -> None:
-        with suppress(KeyError, TypeError):
-            shown.stage(task, told["section"], (told["cell"] - 1) / told["cells"])
+    def tell(section: str, cell: int, cells: int) -> None:
+        shown.stage(task, section, (cell - 1) / cells)
 
     with tempfile.TemporaryDirectory(prefix="aslpinn-") as scratch:
-        job, result, log = (Path(scratch) / name for name in ("job.json", "result.json", "log.txt"))
-        description = {
-            "notebook": str(task.notebook),
-            "output": str(task.report),
-            "parameters": task.parameters,
-            "folder": str(folder),
-            "result": str(result),
-        }
-        job.write_text(json.dumps(description), encoding="utf-8")
-        processes.run(job, log, hear)
+        log, usage = Path(scratch) / "log.txt", Path(scratch) / "usage.json"
+        manager = kernels.manager(folder, log, usage)
+        state = execute(task.notebook, task.report, task.parameters, folder, tell, manager)
         written = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-        try:
-            return json.loads(result.read_text(encoding="utf-8")), written
-        except (OSError, ValueError):
-            told = "No space left on device" if "No space left on device" in written else "out of memory, or stopped"
-            return _failure(f"the process that ran the notebook ended early ({told})"), written
+        used = json.loads(usage.read_text(encoding="utf-8")) if usage.exists() else {"peak_memory_mb": None}
+    return state | used, written
 
 
 def _failure(error: str) -> dict[str, Any]:
     """State of a notebook that the machine, not its input, has ended."""
-    return {"state": "failed", "error": error, "input_error": False, "traceback": None, "peak_memory_mb": None}
+    return {"state": "failed", "error": error, "input_error": False, "passing": False, "peak_memory_mb": None}
 
 
 def _maps(task: Task) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from aslpinn.errors import InputError
 
-from .settings import Study, check, read_study, write_template
+from .plan import Study, check, read_study, write_template
 
 
 def add_arguments(parser: Any) -> None:
@@ -71,15 +71,15 @@ def command(arguments: Any) -> int:
         return 0
     plan = plan_of(arguments)
     if arguments.plan is not None:
-        from .cluster import plan_table
+        from .needs import plan_table
 
         if arguments.plan < 1:
             raise InputError(f"--plan is {arguments.plan}; expected how many subjects, 1 or more")
         print(plan_table(plan.out, arguments.plan))
         return 0
-    from .lock import locked
-    from .study import found_subjects, run_study
-    from .tasks import combined, digests, find_project
+    from ..files import locked
+    from .notebooks import combined, digests, find_project
+    from .run import found_subjects, run_study
     from .virtual import uses_virtual, write_virtual
 
     if arguments.list:
