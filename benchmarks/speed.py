@@ -24,8 +24,8 @@ from typing import Any
 
 from aslpinn import load_subject
 from aslpinn_book.chapters import benchmark, speed
-from aslpinn_book.chapters.speed import MILLION, PHANTOM_VOXELS, Row
 from aslpinn_book.chapters.paper_step import Steps
+from aslpinn_book.chapters.speed import MILLION, PHANTOM_VOXELS, Row
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("field", "pinn-single", "nlls", "vb", "svb", "smoothed")  # names of benchmark.METHODS

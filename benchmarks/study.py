@@ -25,6 +25,8 @@ import numpy as np
 import psutil
 
 from aslpinn.data import simulate, write_phantom
+from aslpinn.markdown import block
+from aslpinn.markdown import table as markdown_table
 from aslpinn_book.study.needs import measured, plan_table, read_record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,8 +142,8 @@ def main() -> int:
     needs = plan_table(out, 1000)
     print(f"\n{needs}")
     if arguments.page:
-        lines = ["| | measured |", "|---|---|", *(f"| {name} | {value} |" for name, value in table)]
-        arguments.page.write_text("\n".join([*lines, "", "```text", needs, "```", ""]), encoding="utf-8")
+        text = f"{markdown_table(['', 'measured'], table)}\n\n{block(needs)}\n"
+        arguments.page.write_text(text, encoding="utf-8")
     return int(looked["code"])
 
 

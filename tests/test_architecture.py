@@ -19,7 +19,7 @@ ALLOWED = {
     "estimation": {"physics", "fields"},
     "maps": {"physics", "fields", "data", "estimation"},
 }
-EVERYWHERE = {"errors", "smoothing", "__version__"}
+EVERYWHERE = {"errors", "markdown", "smoothing", "__version__"}
 
 
 def imported(source: str, module: tuple[str, ...]) -> set[str]:
@@ -58,6 +58,97 @@ def test_a_room_imports_only_what_stands_before_it(room: str) -> None:
 def test_every_folder_of_the_package_is_a_room() -> None:
     folders = {path.parent.relative_to(PACKAGE).parts[0] for path in PACKAGE.glob("*/__init__.py")}
     assert folders == set(ALLOWED)
+
+
+def imports_at_the_top(path: Path) -> set[str]:
+    """Modules of both packages that a file imports when it is itself imported: outside functions and TYPE_CHECKING."""
+    package = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    found: set[str] = set()
+
+    def visit(nodes: list[ast.stmt]) -> None:
+        for node in nodes:
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                visit(node.orelse)
+            elif isinstance(node, ast.If | ast.Try | ast.With | ast.ClassDef | ast.For):
+                for part in ("body", "orelse", "finalbody"):
+                    visit(getattr(node, part, []))
+            elif isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                above = package.split(".")[: -node.level + (path.stem == "__init__") or None] if node.level else []
+                module = ".".join([*above, *([node.module] if node.module else [])])
+                found.add(module)
+                found.update(f"{module}.{alias.name}" for alias in node.names)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")).body)
+    return found
+
+
+def graph() -> dict[str, set[str]]:
+    """Module -> the modules that it imports when it is imported, for both packages; packages are their __init__."""
+    files = {}
+    for root in (PACKAGE, PACKAGE.parent / "aslpinn_book"):
+        for path in root.rglob("*.py"):
+            files[".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")] = path
+    return {name: {one for one in imports_at_the_top(path) if one in files} - {name} for name, path in files.items()}
+
+
+def circles(edges: dict[str, set[str]]) -> list[set[str]]:
+    """Groups of nodes each of which reaches every other (Tarjan's strongly connected components of more than one)."""
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[set[str]] = []
+
+    def visit(node: str) -> None:
+        order[node] = low[node] = len(order)
+        stack.append(node)
+        for other in edges[node]:
+            if other not in order:
+                visit(other)
+            if other in stack:
+                low[node] = min(low[node], low[other])
+        if low[node] == order[node]:
+            group = set(stack[stack.index(node) :])
+            del stack[stack.index(node) :]
+            if len(group) > 1:
+                found.append(group)
+
+    for node in edges:
+        if node not in order:
+            visit(node)
+    return found
+
+
+def test_the_core_does_not_import_the_book() -> None:
+    edges = graph()
+    core = {name for name in edges if name.split(".")[0] == "aslpinn"}
+    assert len(core) > 40
+    wrong = {name: sorted(edges[name] - core) for name in core if edges[name] - core}
+    assert not wrong
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    edges = graph()
+    # A package imports what it offers: a module that takes something from its own package's __init__ is a circle too.
+    assert circles(edges) == []
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [{"b", "c"}]
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+@pytest.mark.parametrize("package", ["aslpinn", "aslpinn_book"])
+def test_every_room_says_what_it_is_for(package: str) -> None:
+    rooms = sorted((PACKAGE.parent / package).rglob("__init__.py"))
+    assert rooms
+    for path in rooms:
+        purpose = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        assert purpose, path
+        assert len(purpose.split()) >= 4, path
+    folders = {path.parent for path in (PACKAGE.parent / package).rglob("*.py")}
+    assert folders == {path.parent for path in rooms}, "every folder with modules is a package"
 
 
 def test_the_reader_of_imports_sees_every_form() -> None:

@@ -60,7 +60,7 @@ def test_the_one_that_differs_is_named_and_small_groups_are_left_alone():
     assert z > 15
     assert "[sub-08](/subjects/sub-08): CBF 120" in group.outliers_text(members)
     assert group.outliers(people(50, 51, 52, 200)) == {}
-    assert "fewer than 8 subjects: `a`" in group.outliers_text(people(50, 51, 52, 200))
+    assert "fewer than 8 subjects: a" in group.outliers_text(people(50, 51, 52, 200))
 
 
 def test_data_sets_are_not_outliers_of_each_other():
@@ -71,7 +71,7 @@ def test_data_sets_are_not_outliers_of_each_other():
 def test_the_failed_are_counted_and_linked_and_have_no_numbers():
     members = [*people(50, 51), Member("sub-07", "a", "failed", "no M0")]
     text = group.summary_text(members)
-    assert "**3 series** (3 of `a`); 2 were fitted, **1 failed**: [sub-07](/subjects/sub-07)" in text
+    assert "**3 series** (3 of a); 2 were fitted, **1 failed**: [sub-07](/subjects/sub-07)" in text
     table = group.subjects_table(members).splitlines()
     assert table[-1].startswith("| [sub-07](/subjects/sub-07) | a |")
     assert table[-1].endswith("failed |")

@@ -93,25 +93,6 @@ def test_the_profile_names_slurm_and_keeps_going():
     assert snakefile.count("mem_mb=") == 3
 
 
-def test_the_array_script_takes_the_subject_of_its_number(dataset, command):
-    recorder = dataset / "recorder"
-    recorder.write_text(
-        f'#!/bin/sh\ncase "$*" in *--list*) exec "{command}" "$@";; *) echo "$@" > "{dataset}/called";; esac\n'
-    )
-    recorder.chmod(0o755)
-    environment = os.environ | {"ASLPINN": str(recorder), "SLURM_ARRAY_TASK_ID": "2"}
-    arguments = ["bash", str(WORKFLOW / "slurm_array.sh"), str(dataset / "STUDY.toml")]
-    run = subprocess.run(arguments, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert (dataset / "called").read_text().split() == [
-        "study", str(dataset / "STUDY.toml"), "-j", "1", "--only", "sub-02",
-    ]  # fmt: skip
-    environment["SLURM_ARRAY_TASK_ID"] = "4"
-    run = subprocess.run(arguments, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert run.returncode == 2
-    assert "no subject number 4" in run.stderr
-
-
 @pytest.mark.slow
 def test_snakemake_plans_one_job_a_subject_one_for_the_group_one_for_the_book(dataset, command):
     snakemake = os.environ.get("SNAKEMAKE") or find("snakemake")

@@ -67,6 +67,8 @@ def test_a_book_that_cannot_be_built_leaves_the_one_before_and_a_new_one_takes_i
 
     def build(folder: Path, log: Path) -> bool:
         built.append(f"number {len(built)}")
+        log.parent.mkdir(exist_ok=True)
+        log.write_text("WARNING: of a chapter")
         html = folder / "_build" / "html"
         html.mkdir(parents=True)
         (html / "index.html").write_text(built[-1])

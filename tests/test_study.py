@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -155,19 +156,25 @@ def test_a_folder_that_no_study_made_is_never_removed(project, tmp_path, capsys,
     assert not (root / ".lock").exists()
 
 
-def test_two_studies_in_one_folder_are_refused(project, tmp_path):
-    fcntl = pytest.importorskip("fcntl")
+def test_two_studies_in_one_folder_are_refused_and_single_subjects_run_beside_each_other(project, tmp_path):
     root, out = dataset(tmp_path / "a", **{"01": "x"}), tmp_path / "out"
-    out.mkdir()
-    with (out / ".lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with locked(out):
         with pytest.raises(InputError, match="another study"):
             study([root], out, book=False, chapters=False)
+        with pytest.raises(InputError, match="another study"), locked(out, shared=True):
+            pass
+    beside = pytest.raises(InputError, match="another study")
+    with locked(out, shared=True), locked(out, shared=True), beside, locked(out):
+        pass
+    with locked(out):
+        pass
 
 
 def test_a_file_system_without_locks_is_told_on_stderr(project, tmp_path, capsys, monkeypatch):
-    fcntl = pytest.importorskip("fcntl")
-    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(95, "Operation not supported")))
+    def without(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("locking protocol")
+
+    monkeypatch.setattr("filelock.ReadWriteLock", without)
     with locked(tmp_path / "out", shared=True):
         pass
     told = capsys.readouterr()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..markdown import words
 from .quality import THRESHOLDS, noise_sd, residual_over_noise
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ def readings(subject: Subject, estimate: Estimate) -> dict[str, list[str]]:
 
 def as_markdown(found: dict[str, list[str]]) -> str:
     """The sentences of `readings` as two lists."""
-    lines = ["**What can be read**", "", *(f"- {s}" for s in found["can"] or ["Nothing with confidence."])]
-    lines += ["", "**What cannot**", "", *(f"- {s}" for s in found["cannot"] or ["Nothing stands in the way."])]
+    lines = ["**What can be read**", "", *(f"- {words(s)}" for s in found["can"] or ["Nothing with confidence."])]
+    lines += ["", "**What cannot**", "", *(f"- {words(s)}" for s in found["cannot"] or ["Nothing stands in the way."])]
     return "\n".join(lines)
 
 

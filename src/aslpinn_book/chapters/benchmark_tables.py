@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from aslpinn.markdown import table as markdown_table
+
 from .benchmark import PAPER_TABLE_3, PHANTOMS, Score, summary
 
 #: Scores of the paper's Table 3, in its order.
@@ -19,12 +21,6 @@ SPECIAL: dict[str, tuple[str, tuple[str, ...]]] = {
     "delayed": ("late", ("cbf_relative_bias", "att_bias")),
     "arterial": ("artery", ("cbf_relative_bias", "att_bias")),
 }
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A markdown table of cells."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def cell(rows: Sequence[Score], where: Mapping[str, object], percent: bool = False) -> str:
@@ -62,7 +58,7 @@ def scores_table(rows: Sequence[Score], phantom: str = "healthy", region: str = 
             biases = [cell(here, at | {"region": t, "metric": "cbf_relative_bias"}, percent=True) for t in ("gm", "wm")]
             cells += [bias.replace(" %", "") for bias in biases]  # the unit is in the header
             lines.append([tsnr, name, *cells, f"{seconds_of(here, name, tsnr):.1f}"])
-    return markdown(header, lines)
+    return markdown_table(header, lines)
 
 
 def coverage_table(rows: Sequence[Score], phantom: str = "healthy") -> str:
@@ -77,7 +73,7 @@ def coverage_table(rows: Sequence[Score], phantom: str = "healthy") -> str:
                 for tissue in ("gm", "wm")
             ]
             lines.append([tsnr, name, *shares])
-    return markdown(["tSNR", "method", "CBF, GM", "CBF, WM", "ATT, GM", "ATT, WM"], lines)
+    return markdown_table(["tSNR", "method", "CBF, GM", "CBF, WM", "ATT, GM", "ATT, WM"], lines)
 
 
 def paper_table(rows: Sequence[Score], methods: Sequence[str]) -> str:
@@ -92,7 +88,7 @@ def paper_table(rows: Sequence[Score], methods: Sequence[str]) -> str:
                 at: dict[str, object] = {"estimator": name, "tsnr": tsnr, "phantom": "healthy", "region": region}
                 ours = [cell(rows, at | {"metric": f"{key}_{score}"}) for key, score in TABLE_3]
                 lines.append([tsnr, f"{name}, ours", region, *ours])
-    return markdown(["tSNR", "method", "region", "CBF SSIM", "CBF PCC", "ATT SSIM", "ATT PCC"], lines)
+    return markdown_table(["tSNR", "method", "region", "CBF SSIM", "CBF PCC", "ATT SSIM", "ATT PCC"], lines)
 
 
 def special_table(rows: Sequence[Score], tsnr: float) -> str:
@@ -110,7 +106,7 @@ def special_table(rows: Sequence[Score], tsnr: float) -> str:
                 at: dict[str, object] = {"estimator": name, "phantom": brain, "region": region, "metric": metric}
                 cells.append(cell(here, at, percent).lstrip("+" if metric.endswith("kept") else ""))
             lines.append([f"{brain}: {_words(metric)} ({region})", *cells])
-    return markdown(["phantom: score (region)", *methods], lines)
+    return markdown_table(["phantom: score (region)", *methods], lines)
 
 
 def _words(metric: str) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from aslpinn.errors import InputError
 from aslpinn.maps.style import CATEGORICAL, QUANTITIES, styled, subplots
+from aslpinn.markdown import table, words
 
 #: |robust z| above which a subject is named (Iglewicz and Hoaglin 1993, How to Detect and Handle Outliers).
 OUTLYING = 3.5
@@ -228,7 +229,7 @@ def summary_text(members: Sequence[Member]) -> str:
     """How many there are, how many failed, in a sentence or two of markdown."""
     failed = [member for member in members if member.state != "done"]
     sets = Counter(member.dataset for member in members)
-    told = ", ".join(f"{count} of `{name}`" for name, count in sets.items())
+    told = ", ".join(f"{count} of {words(name)}" for name, count in sets.items())
     text = f"**{len(members)} series** ({told}); {len(members) - len(failed)} were fitted"
     if not failed:
         return text + ", none failed."
@@ -239,7 +240,7 @@ def summary_text(members: Sequence[Member]) -> str:
 
 def link(key: str) -> str:
     """A markdown link to a subject's page."""
-    return f"[{key}](/subjects/{key})"
+    return f"[{words(key)}](/subjects/{key})"
 
 
 def subjects_table(members: Sequence[Member]) -> str:
@@ -256,7 +257,7 @@ def subjects_table(members: Sequence[Member]) -> str:
         cells = [f"{member.value(name, 'cbf_median'):.1f}" for name in shown]
         cells += [f"{member.value(name, 'att_median'):.2f}" for name in shown]
         state = "" if member.done else "fitted, not measured" if member.state == "done" else "failed"
-        rows.append([link(member.key), member.dataset, *cells, state])
+        rows.append([link(member.key), words(member.dataset), *cells, state])
     return _table(rows, ("subject", "data set", "state"))
 
 
@@ -270,24 +271,28 @@ def errors_table(members: Sequence[Member]) -> str:
             cells = [f"{1e4 * member.value('mask', 'residual'):.2f}", f"{1e4 * member.value('', 'held_out'):.2f}"]
             cells += [f"{member.value('', 'spatial_cov'):.2f}", f"{100 * member.value('', 'flagged'):.0f} %"]
             cells += [f"{member.seconds or 0:.0f}", ", ".join(told for told, *_ in odd.get(member.key, []))]
-            rows.append([link(member.key), *cells, ", ".join(FLAGS.get(name, name) for name in member.flags)])
+            rows.append([link(member.key), *cells, ", ".join(_flag(name) for name in member.flags)])
     return _table(rows, ("subject", "stands out in", "not usual")) if len(rows) > 1 else ""
 
 
-def _table(rows: Sequence[Sequence[str]], words: Container[str]) -> str:
+def _flag(name: str) -> str:
+    """A flag as a reader calls it."""
+    return FLAGS.get(name) or words(name)
+
+
+def _table(rows: Sequence[Sequence[str]], left: Container[str]) -> str:
     """A markdown table, numbers to the right; NaN is an empty cell, and columns without any value are left out."""
     rows = [["" if cell.startswith("nan") else cell for cell in row] for row in rows]
     kept = [at for at in range(len(rows[0])) if any(row[at] for row in rows[1:])]
-    lines = ["| " + " | ".join(row[at] for at in kept) + " |" for row in rows]
-    rule = "|" + "|".join("---" if rows[0][at] in words else "---:" for at in kept) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
+    head, *lines = [[row[at] for at in kept] for row in rows]
+    return table(head, lines, right=[name for name in head if name not in left])
 
 
 def outliers_text(members: Sequence[Member]) -> str:
     """Outliers by name, as a markdown list."""
     found = outliers(members)
     sizes = Counter(member.dataset for member in members if member.done)
-    small = [f"`{name}`" for name, count in sizes.items() if count < FEWEST]
+    small = [words(name) for name, count in sizes.items() if count < FEWEST]
     lines = [
         f"- {link(key)}: " + "; ".join(f"{told} {value:.3g} (robust z {z:+.1f})" for told, value, z in rows)
         for key, rows in found.items()
@@ -310,7 +315,7 @@ def flags_text(members: Sequence[Member]) -> str:
     lines = []
     for name, keys in sorted(found.items(), key=lambda item: -len(item[1])):
         named = ", ".join(link(key) for key in keys[:20]) + (" and others" if len(keys) > 20 else "")
-        lines.append(f"- {FLAGS.get(name, name)}, {len(keys)} of {len(members)}: {named}")
+        lines.append(f"- {_flag(name)}, {len(keys)} of {len(members)}: {named}")
     return "\n".join(lines)
 
 
@@ -323,10 +328,9 @@ def comparison_table(members: Sequence[Member], estimator: str) -> str:
     """
     sets = by_dataset(members)
     several = len(sets) > 1  # of different noise: no mean over them
-    head = ["data set"] * several + ["against", "region", f"residual, {estimator}", "residual, other", "ratio"]
+    head = ["data set"] * several + ["against", "region", f"residual, {words(estimator)}", "residual, other", "ratio"]
     head += ["voxels improved", "held-out", "held-out, other"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * (2 + several) + "|---:" * 6 + "|"]
-    rows = 0
+    lines = []
     for dataset, done in sets.items():
         for other in compared_in(done):
             for region in regions_in(done):
@@ -341,9 +345,8 @@ def comparison_table(members: Sequence[Member], estimator: str) -> str:
                     _spread(1e4 * values_of(done, "", "held_out", name)) if region == "mask" else ""
                     for name in (None, other)
                 ]
-                lines.append("| " + " | ".join([*[dataset] * several, other, REGIONS[region], *cells]) + " |")
-                rows += 1
-    return "\n".join(lines) if rows else ""
+                lines.append([*[words(dataset)] * several, words(other), REGIONS[region], *cells])
+    return table(head, lines, right=head[-6:]) if lines else ""
 
 
 def _spread(values: NDArray[np.float64]) -> str:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from aslpinn.errors import InputError
 from aslpinn.maps.style import CATEGORICAL, METHOD_COLORS, METHOD_MARKERS, styled, subplots
+from aslpinn.markdown import table
 from aslpinn.physics import Acquisition, delta_m
 
 from .shared import MARKERS
@@ -194,13 +195,13 @@ def limits(rows: Sequence[Row]) -> list[Limit]:
 def limits_table(rows: Sequence[Row]) -> str:
     """Markdown: every promise, and what these rows say of it."""
     found = {limit.what: limit for limit in limits(rows)}
-    lines = ["| | promised | measured |", "| --- | --- | --- |"]
+    lines = []
     for limit in PROMISED:
         measured = f"{found[limit.what].found:.3g}" if limit.what in found else "not measured"
         if limit.what in found and not found[limit.what].kept:
             measured += ", not kept"
-        lines.append(f"| {limit.what} | {'at least' if limit.at_least else 'at most'} {limit.bound:g} | {measured} |")
-    return "\n".join(lines)
+        lines.append([limit.what, f"{'at least' if limit.at_least else 'at most'} {limit.bound:g}", measured])
+    return table(["", "promised", "measured"], lines)
 
 
 def _table(rows: Sequence[Row], case: str, value: str, threads: float | None) -> dict[str, float]:

@@ -15,6 +15,7 @@ from aslpinn.estimation import Estimate, fit
 from aslpinn.estimation.options import uses
 from aslpinn.maps import metrics
 from aslpinn.maps import quality as qc
+from aslpinn.markdown import table, words
 
 from ..files import write_atomic
 
@@ -165,15 +166,15 @@ def write_measures(record: dict[str, Any], path: str | Path) -> None:
 
 def measures_table(record: dict[str, Any], estimator: str) -> str:
     """The numbers of a subject as a markdown table: a line an estimator and region, and the prediction by one half."""
-    head = "| estimator | region | voxels | CBF (ml/100g/min) | ATT (s) | residual (1e-4 M0b) | held-out (1e-4 M0b) |"
-    lines = [head, "|---|---|" + "---:|" * 5]
+    numbers = ["voxels", "CBF (ml/100g/min)", "ATT (s)", "residual (1e-4 M0b)", "held-out (1e-4 M0b)"]
+    lines = []
     for name, row in {estimator: record, **record.get("compare", {})}.items():
         for region, values in row["regions"].items():
             error = row.get("held_out", {}).get("fit") if region == "mask" else None
             cells = [f"{values['voxels']}", f"{values['cbf_median']:.1f}", f"{values['att_median']:.2f}"]
             cells += [f"{1e4 * values['residual']:.2f}", "" if error is None else f"{1e4 * error:.2f}"]
-            lines.append(f"| {name} | {region if region == 'mask' else region.upper()} | " + " | ".join(cells) + " |")
+            lines.append([words(name), words(region if region == "mask" else region.upper()), *cells])
     half = record.get("held_out", {}).get("half")
     if half is not None:
-        lines.append(f"| *one half itself* | mask | | | | | {1e4 * half:.2f} |")
-    return "\n".join(lines)
+        lines.append(["*one half itself*", "mask", "", "", "", "", f"{1e4 * half:.2f}"])
+    return table(["estimator", "region", *numbers], lines, right=numbers)

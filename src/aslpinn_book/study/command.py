@@ -88,6 +88,7 @@ def command(arguments: Any) -> int:
             with locked(plan.out.resolve(), shared=True):
                 write_virtual(plan.out.resolve() / "virtual", plan, lambda text: print(text, file=sys.stderr))
         for task in found_subjects(plan, find_project()):
-            print(task.key, task.series, combined(digests(replace(task, inputs=()))), sep="\t")
+            series = "".join(c if c.isprintable() else "?" for c in task.series)  # a line a subject, whatever its name
+            print(task.key, series, combined(digests(replace(task, inputs=()))), sep="\t")
         return 0
     return run_study(plan, only=arguments.only or (), collect=arguments.collect)

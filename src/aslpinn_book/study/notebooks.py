@@ -140,10 +140,16 @@ def subject_tasks(
         wanted += [f"ses-{x}" for x in sorted(labels(sessions, "ses-"))]
         raise InputError(f"no series of {', '.join(wanted)} is in {', '.join(map(str, bids_dirs))}")
     names = Counter(name for name, *_ in rows)
-    tasks = []
+    tasks: list[Task] = []
+    taken: dict[str, Path] = {}
     for name, dataset, root, path in rows:
         clash = names[name] > 1
         key = f"{dataset}_{name}" if clash else name
+        if taken.setdefault(key, path) != path:
+            raise InputError(
+                f"{taken[key]} and {path}: both would be subject {key}, and one would take the other's place; "
+                "expected names that differ in letters, digits, + or _ (sub-01_run-1, sub-01_run-2, or one file fewer)"
+            )
         below = dataset if clash else ""
         maps = out / "derivatives" / "aslpinn" / below
         report = out / "subjects" / key / "report.ipynb"

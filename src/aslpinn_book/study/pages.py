@@ -8,6 +8,8 @@ from collections.abc import Container
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from aslpinn.markdown import block, table, words
+
 from .notebooks import Task
 
 
@@ -103,7 +105,9 @@ def _suffix_labels(cells: list[dict[str, Any]], suffix: str) -> None:
 
 def failed_page(task: Task, state: dict[str, Any]) -> str:
     """The page of a notebook that failed: what failed and how to mend it."""
-    what = f"The series `{Path(task.series).name}` of data set `{task.dataset}`" if task.series else "This chapter"
+    what = "This chapter"
+    if task.series:
+        what = f"The series {words(Path(task.series).name)} of data set {words(task.dataset)}"
     if task.kind == "group":
         what, mend = "The page of the group", "The subjects' own pages stand; the same study, run again, makes it anew."
     elif task.kind == "chapter":
@@ -119,17 +123,17 @@ def failed_page(task: Task, state: dict[str, Any]) -> str:
             f"`subjects/{task.key}/report.log` in the study's folder has the details, and "
             "`aslpinn fit --debug` on the series repeats the step. Then run the same study again."
         )
-    message = str(state["error"])
-    for folder in (task.root, task.report.parents[2]):  # no reader needs the machine's folders
-        if folder is not None:
-            message = message.replace(f"{folder}/", "")
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", message)), default=0))
     told, verb = ("not fitted", "fitted") if task.kind == "subject" else ("failed", "completed")
-    title = f"{task.title}, {told}" if ": " in task.title else f"{task.title}: {told}"
+    title = f"{words(task.title)}, {told}" if ": " in task.title else f"{words(task.title)}: {told}"
     return (
         f"# {title}\n\n{what} could not be {verb}. What was reported:\n\n"
-        f"{fence}text\n{message}\n{fence}\n\n## How to mend it\n\n{mend}\n"
+        f"{block(str(state['error']))}\n\n## How to mend it\n\n{mend}\n"
     )
+
+
+def unreadable_page(title: str, error: str) -> str:
+    """The page that stands where a subject's own could not be shown."""
+    return f"# {words(title)}: not shown\n\nThe page of this subject could not be made:\n\n{block(error)}\n"
 
 
 def prose_notebook(text: str) -> str:
@@ -146,30 +150,32 @@ def subjects_page(record: dict[str, Any]) -> str:
     failed = [key for key, state in subjects.items() if state["state"] != "done"]
     settings = record["settings"]
     told = "its page says" if len(failed) == 1 else "their pages say"
-    lines = [
-        "# Subjects",
-        "",
-        f"{len(subjects)} series, estimator `{settings['estimators'][0]}`. "
-        + (f"{len(failed)} failed; {told} why." if failed else "All were fitted."),
-        "",
-        "| subject | data set | state | seconds |",
-        "|---|---|---|---:|",
+    rows = [
+        [f"[{key}](/subjects/{key})", words(state["dataset"]), state["state"], f"{state['seconds']:.1f}"]
+        for key, state in subjects.items()
     ]
-    for key, state in subjects.items():
-        lines.append(f"| [{key}](/subjects/{key}) | {state['dataset']} | {state['state']} | {state['seconds']:.1f} |")
-    return "\n".join(lines) + "\n"
+    count = f"{len(subjects)} series, estimator {words(settings['estimators'][0])}. "
+    count += f"{len(failed)} failed; {told} why." if failed else "All were fitted."
+    listed = table(["subject", "data set", "state", "seconds"], rows, right=["seconds"])
+    return f"# Subjects\n\n{count}\n\n{listed}\n"
 
 
 def study_tables(record: dict[str, Any]) -> str:
     """Versions, settings and times of a study as markdown tables."""
     versions = {"aslpinn": record["aslpinn"], "Python": record["python"]} | record["libraries"]
-    lines = ["## Versions", "", "| program or library | version |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in versions.items()]
-    lines += ["", f"Machine: {record['machine']}.", "", "## Settings", "", "| setting | value |", "|---|---|"]
-    lines += [f"| {name} | `{json.dumps(value)}` |" for name, value in record["settings"].items()]  # as in STUDY.toml
-    lines += ["", "## Times", "", "| page | state | seconds | peak memory, MB |", "|---|---|---:|---:|"]
+    settings = {name: json.dumps(value, ensure_ascii=False) for name, value in record["settings"].items()}
+    times = []
     for kind, folder in (("chapters", "notebooks"), ("subjects", "subjects"), ("groups", "subjects")):
         for key, state in record[kind].items():
             memory = state.get("peak_memory_mb") or ""
-            lines.append(f"| [{key}](/{folder}/{key}) | {state['state']} | {state['seconds']:.1f} | {memory} |")
-    return "\n".join(lines)
+            times.append([f"[{key}](/{folder}/{key})", state["state"], f"{state['seconds']:.1f}", memory])
+    parts = [
+        "## Versions",
+        table(["program or library", "version"], [[name, words(value)] for name, value in versions.items()]),
+        f"Machine: {words(record['machine'])}.",
+        "## Settings",
+        table(["setting", "value"], [[name, words(value)] for name, value in settings.items()]),  # as in STUDY.toml
+        "## Times",
+        table(["page", "state", "seconds", "peak memory, MB"], times, right=["seconds", "peak memory, MB"]),
+    ]
+    return "\n\n".join(parts)

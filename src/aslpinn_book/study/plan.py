@@ -11,6 +11,7 @@ from typing import Any
 
 from aslpinn.errors import InputError
 from aslpinn.estimation.options import ESTIMATORS, PRESETS, check_names
+from aslpinn.markdown import table
 
 BATCH = 1000  #: Most volunteers that one study simulates.
 
@@ -197,11 +198,11 @@ def write_template(path: Path) -> None:
 def schema_table() -> str:
     """SCHEMA as a markdown table, for the book."""
     default = Study()
-    lines = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    lines = []
     for name, setting in SCHEMA.items():
         shown = _toml(getattr(default, name))
-        lines.append(f"| `{name}` | {KINDS[setting.kind]} | `{shown}` | {setting.meaning} |")
-    return "\n".join(lines) + "\n"
+        lines.append([f"`{name}`", KINDS[setting.kind], f"`{shown}`", setting.meaning])
+    return table(["key", "value", "default", "meaning"], lines) + "\n"
 
 
 def _toml(value: Any) -> str:

@@ -127,6 +127,10 @@ def _run(
     logfile = task.report.with_name(f"{task.report.stem}.log")
     try:
         state["maps"] = _maps(task)
+        if task.maps is not None and state["state"] == "done" and not state["maps"]:
+            state |= _failure(f"the notebook ended, but left no map named {stem_of(Path(task.series))}_*")
+        if state["error"]:
+            state["error"] = without_folders(state["error"], task)
         if state["state"] == "failed":
             write_atomic(logfile, f"{traceback or state['error']}\n{log}")
         else:
@@ -153,6 +157,14 @@ def _in_kernel(task: Task, folder: Path, kernels: Kernels, shown: Progress) -> t
     return state | used, written
 
 
+def without_folders(message: str, task: Task) -> str:
+    """A message without the folders of whoever ran it: relative to the data set or the study, else base names."""
+    for folder in (task.root, task.report.parents[2]):
+        if folder is not None:
+            message = message.replace(f"{folder}/", "")
+    return re.sub(r"(?<![\w./])/(?:[^\s/:'\"]+/)+(?=[^\s/:'\"])", "", message)
+
+
 def _failure(error: str) -> dict[str, Any]:
     """State of a notebook that the machine, not its input, has ended."""
     return {"state": "failed", "error": error, "input_error": False, "passing": False, "peak_memory_mb": None}
@@ -162,11 +174,10 @@ def _maps(task: Task) -> list[str]:
     """Files that the task wrote below its folder of maps, relative to it."""
     if task.maps is None:
         return []
-    folder = task.maps / str(task.parameters["subject"]).split("_")[0]
     own = re.compile(
         re.escape(stem_of(Path(task.series))) + r"_(desc-[A-Za-z0-9]+_)?[A-Za-z0-9]+\.(json|nii|nii\.gz|tsv)"
     )
-    return sorted(p.relative_to(task.maps).as_posix() for p in folder.rglob("*") if own.fullmatch(p.name))
+    return sorted(p.relative_to(task.maps).as_posix() for p in task.maps.rglob("*") if own.fullmatch(p.name))
 
 
 def _complete(task: Task, state: dict[str, Any]) -> bool:

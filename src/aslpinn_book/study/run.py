@@ -100,7 +100,7 @@ def run_study(plan: Study, say: Callable[[str], None] = _print, only: Sequence[s
     for task in failed:
         print(f"aslpinn: {task.title}: {states[task.key]['error']}", file=sys.stderr)
     if not built:
-        print(f"aslpinn: the book was not built; {out / 'logs' / 'site.log'} says why", file=sys.stderr)
+        print(f"aslpinn: the book was not built as it should be; {out / 'logs' / 'site.log'} says why", file=sys.stderr)
     return 1 if failed or not built else 0
 
 

@@ -23,7 +23,16 @@ from aslpinn.errors import InputError
 from . import launch_buttons
 from .needs import plan_table
 from .notebooks import SOURCES, Task, file_digest
-from .pages import failed_page, labels_of, prose_notebook, reader_copy, study_tables, subjects_page, without_links
+from .pages import (
+    failed_page,
+    labels_of,
+    prose_notebook,
+    reader_copy,
+    study_tables,
+    subjects_page,
+    unreadable_page,
+    without_links,
+)
 from .plan import schema_table
 from .viewer import sources, write_viewer
 
@@ -43,9 +52,10 @@ def chapters_of(project: Path) -> list[str]:
 def build_site(
     project: Path, out: Path, tasks: Sequence[Task], record: dict[str, Any], say: Callable[[str], None] = print
 ) -> bool:
-    """Build OUT/site from the executed notebooks; True where it stands and no warning was raised.
+    """Build OUT/site from the executed notebooks; True where it stands, every page is in it and no warning was raised.
 
-    Skipped where nothing that goes in has changed since the site was built.
+    Skipped where nothing that goes in has changed since the site was built. A subject whose page cannot be made gets
+    one that says so, and the book stands without it: the others are not held up.
     """
     pages = stage(project, tasks, record)
     total = hashlib.sha256()
@@ -63,27 +73,47 @@ def build_site(
         return True
     folder = out / "stage"
     shutil.rmtree(folder, ignore_errors=True)
-    for name, content in pages.items():
+    titles = {page_of(task): task.title for task in tasks if task.kind == "subject"}
+    broken: dict[str, str] = {}
+    for name in list(pages):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    del content
+        try:
+            path.write_bytes(pages[name])
+        except (ValueError, LookupError, TypeError, AttributeError) as failure:
+            page = name.rsplit(".", 1)[0]
+            if page not in titles:
+                raise
+            broken[page] = f"its report cannot be read: {failure!r}"
+            _instead(folder, page, titles[page], broken[page])
     start = time.monotonic()
     say(f"building the book: {len(list(folder.rglob('*.ipynb')))} notebooks, {len(list(folder.rglob('*.md')))} pages")
-    if not _jupyter_book(folder, log):
+    built = _jupyter_book(folder, log)
+    if not built and (warned := _pages_warned_of(log, folder, titles)):
+        for page, error in warned.items():
+            _instead(folder, page, titles[page], error)
+        broken |= warned
+        built = _jupyter_book(folder, log)
+    if not built:
         return False
     html = folder / "_build" / "html"
     for task, state in viewers:
-        write_viewer(html / "maps", task, state, estimators, files=len(viewers) <= SIDEBAR_LIMIT)
+        try:
+            write_viewer(html / "maps", task, state, estimators, files=len(viewers) <= SIDEBAR_LIMIT)
+        except Exception as failure:  # whatever a damaged map makes of it: the page stands without moving maps
+            broken[page_of(task)] = f"its maps cannot be shown: {failure!r}"
     prune(html / "_static")
     (html / ".nojekyll").touch()  # GitHub Pages leaves out folders that begin with "_" otherwise
-    (html / ".stamp").write_text(total.hexdigest())
+    if not broken:  # else the next run tries again
+        (html / ".stamp").write_text(total.hexdigest())
     if site.exists():  # moved, not removed: the book is gone for no longer than a moment
         os.replace(site, folder / "replaced")
     os.replace(html, site)
     shutil.rmtree(folder)
+    for page, error in broken.items():
+        print(f"aslpinn: {page}: {error}", file=sys.stderr)
     say(f"built in {time.monotonic() - start:.0f} s: {site / 'index.html'}")
-    return True
+    return not broken
 
 
 class Pages(Mapping[str, bytes]):
@@ -210,6 +240,24 @@ def prune(static: Path) -> None:
     for path in static.rglob("*.map"):
         path.unlink()
     shutil.rmtree(static / "locales", ignore_errors=True)
+
+
+def _instead(folder: Path, page: str, title: str, error: str) -> None:
+    """Stage a page that says why a subject's own is not there."""
+    for ending in (".md", ".ipynb"):
+        (folder / f"{page}{ending}").unlink(missing_ok=True)
+    (folder / f"{page}.ipynb").write_text(prose_notebook(unreadable_page(title, error)), encoding="utf-8")
+
+
+def _pages_warned_of(log: Path, folder: Path, titles: Mapping[str, str]) -> dict[str, str]:
+    """Subjects' pages that a failed build has warned of, with the first warning of each."""
+    found: dict[str, str] = {}
+    warning = re.compile(rf"{re.escape(str(folder))}/(?P<page>[^:]+)\.(?:ipynb|md):.*?(?:WARNING|ERROR): (?P<told>.*)")
+    for line in log.read_text(encoding="utf-8").splitlines():
+        match = warning.match(re.sub(r"\x1b\[[0-9;]*m", "", line))
+        if match and match["page"] in titles:
+            found.setdefault(match["page"], f"Sphinx: {match['told']}")
+    return found
 
 
 def _jupyter_book(folder: Path, log: Path) -> bool:
