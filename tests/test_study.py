@@ -59,6 +59,35 @@ def test_two_runs_of_a_subject_are_told_apart_by_their_stems(project, tmp_path):
     assert [task.key for task in tasks_of(project, root)] == ["sub-01", "sub-01_run-2"]
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("sub-01/perf/sub-01_asl.nii", "sub-01/perf/sub-01_asl.nii.gz"),
+        ("sub-01/ses-1/perf/sub-01_asl.nii.gz", "sub-01/ses-2/perf/sub-01_asl.nii.gz"),
+        ("sub-a b/perf/sub-a b_asl.nii.gz", "sub-a-b/perf/sub-a-b_asl.nii.gz"),
+    ],
+)
+def test_two_series_that_would_be_one_subject_are_refused_by_name_and_nothing_is_written(
+    project, tmp_path, capsys, first, second
+):
+    root = tmp_path / "data"
+    for name in (first, second):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("x")
+    assert main(["study", "--bids", str(root), "--out", str(tmp_path / "out"), "--no-book"]) == 2
+    told = capsys.readouterr().err
+    assert str(root / first) in told
+    assert str(root / second) in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_line_of_the_list_is_one_subject_whatever_its_name(project, tmp_path, capsys):
+    root = dataset(tmp_path / "data", **{"01": "x", "0\n2\t": "x"})
+    assert main(["study", "--bids", str(root), "--out", str(tmp_path / "out"), "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.count("\t") for line in lines] == [2, 2]
+
+
 def test_participants_choose_and_an_unknown_one_is_refused(project, tmp_path):
     root = dataset(tmp_path / "a", **{"01": "x", "02": "x"})
     assert [task.key for task in tasks_of(project, root, participants=("sub-02",))] == ["sub-02"]

@@ -83,6 +83,7 @@ SELF = (
     FRONT
     + """asl = ""
 measures = ""
+out = ""
 ```
 
 ```{code-cell} python
@@ -101,6 +102,10 @@ if word == "always" or (word == "once" and not tries):
     os.kill(os.getpid(), signal.SIGKILL)
 if word == "all" and not tries:
     os.kill(os.getppid(), signal.SIGKILL)
+if word != "nothing":
+    folder = Path(out) / "perf"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / Path(asl).name.replace("_asl", "_cbf")).write_text("map")
 ```
 
 ```{code-cell} python
@@ -133,6 +138,20 @@ def test_notebooks_are_copies_of_one_process_and_the_death_of_one_is_its_own(pro
     assert tasks[0].report.read_text().count('"image/png"') == 1
     assert {entry["threads"] for entry in told} == {str(max(1, cores() // 2))}
     assert not [child for child in psutil.Process().children(recursive=True) if child.pid in pids], "none is left"
+
+
+@pytest.mark.slow
+def test_a_notebook_that_ends_without_a_map_has_failed_and_its_message_names_no_folder(project, tmp_path):
+    (project / "notebooks" / "subject.md").write_text(SELF)
+    root = dataset(tmp_path / "a", **{"01": "nothing", "02": "x"})
+    (root / "sub-02" / "perf" / "sub-02_asl.nii.gz").unlink()
+    (root / "sub-02" / "perf" / "sub-02_asl.nii.gz").mkdir()
+    tasks = tasks_of(project, root)
+    states = run_tasks(tasks, project, jobs=2)
+    assert "left no map named sub-01_*" in states["sub-01"]["error"]
+    assert "sub-02/perf/sub-02_asl.nii.gz" in states["sub-02"]["error"]
+    for task in tasks:
+        assert str(tmp_path) not in json.loads(task.state_file.read_text())["error"]
 
 
 @pytest.mark.slow

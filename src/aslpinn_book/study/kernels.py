@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock, Thread
+from types import ModuleType
 from typing import Any
 
 FORKS = sys.platform == "linux"
@@ -38,7 +39,7 @@ class Kernels:
 
     def start(self, arguments: list[str], folder: str, log: Path, usage: Path) -> Kernel:
         """A kernel with the arguments of ipykernel: its output goes to log, what it used to usage as JSON."""
-        with _LOCK, _changed(self.environment):
+        with _LOCK, _beginning(self.environment):
             if self.stopped:
                 raise RuntimeError("the study was stopped")
             environment = dict(os.environ)
@@ -130,13 +131,18 @@ class Kernel:
 
 
 @contextmanager
-def _changed(variables: Mapping[str, str]) -> Iterator[None]:
-    """These environment variables while a process starts: libraries read the number of threads when loaded."""
+def _beginning(variables: Mapping[str, str]) -> Iterator[None]:
+    """What a process is started with: these environment variables, since libraries read the number of threads when
+    they are loaded; and no main module, which it would run again (a script that calls a study as well).
+    """
     before = {name: os.environ.get(name) for name in variables}
+    main = sys.modules["__main__"]
     os.environ.update(variables)
+    sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield
     finally:
+        sys.modules["__main__"] = main
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
