@@ -48,7 +48,7 @@ def compiled_double(cases, constants):
     return out.T
 
 
-def compiled_single(cases, constants):
+def compiled_single(cases, constants, width=0.0):
     """The same by the training step's kernels, and the rate and inflow with their slopes: (3, N) each."""
     lane = np.zeros(12 * fused_physics.LANES, np.float32)
     found = np.empty((3, len(cases), 3))
@@ -60,17 +60,17 @@ def compiled_single(cases, constants):
             lane[row : row + len(part)] = values
         for which in range(3):
             model = np.zeros(4 * fused_physics.LANES, np.float32)
-            single(lane, of, which, model)
+            single(lane, of, which, np.float32(width), model)
             found[which, start : start + len(part)] = model.reshape(4, -1)[:3, : len(part)].T
     return found.transpose(0, 2, 1)
 
 
 @njit
-def single(lane, of, which, model):
+def single(lane, of, which, width, model):
     if which == 0:
         fused_physics.solution(lane, of, model)
     else:
-        fused_physics.rates(lane, of, which == 2, model)
+        fused_physics.rates(lane, of, which == 2, width, model)
 
 
 def arrays(drawn):
@@ -81,25 +81,27 @@ def arrays(drawn):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(samples, min_size=1, max_size=80), constant_values)
-def test_every_backend_gives_the_same_signal_rate_and_slopes(drawn, constants):
+@given(st.lists(samples, min_size=1, max_size=80), constant_values, st.sampled_from([0.0, 0.01, 0.05, 0.2]))
+def test_every_backend_gives_the_same_signal_rate_and_slopes(drawn, constants, width):
+    """With sharp edges and with soft ones, which the signal of the compiled loops does not have."""
     cases = arrays(drawn)
     if not len(cases):
         return
     cbf, att, pld, tau, slope = cases.T
-    signal = delta_m(cbf, att, pld, tau, constants)
-    rate = delta_m_rate(cbf, att, pld, tau, slope, constants)
-    inflow = delta_m_ode(0.0, cbf, att, pld, tau, slope, constants)
+    soft = {"constants": constants, "edge_width": width}
+    signal, soft_signal = delta_m(cbf, att, pld, tau, constants), delta_m(cbf, att, pld, tau, **soft)
+    rate = delta_m_rate(cbf, att, pld, tau, slope, **soft)
+    inflow = delta_m_ode(0.0, cbf, att, pld, tau, slope, **soft)
     by_cbf, by_att = sensitivities(cbf, att, pld, tau, constants)
 
     values = [torch.tensor(column) for column in cases.T]
     for value in values[:2]:
         value.requires_grad_()
-    for function, expected in ((delta_m, signal), (delta_m_rate, rate)):
+    for function, expected in ((delta_m, soft_signal), (delta_m_rate, rate)):
         with_slope = values[4:] if function is delta_m_rate else []
-        found = function(*values[:4], *with_slope, constants)
+        found = function(*values[:4], *with_slope, **soft)
         np.testing.assert_allclose(found.detach(), expected, rtol=1e-12, atol=1e-17)
-    ode = delta_m_ode(0.0 * values[0], *values, constants)
+    ode = delta_m_ode(0.0 * values[0], *values, **soft)
     np.testing.assert_allclose(ode.detach(), inflow, rtol=1e-12, atol=1e-17)
     gradient = torch.autograd.grad(delta_m(*values[:4], constants).sum(), values[:2])
     np.testing.assert_allclose(gradient[0], by_cbf, rtol=1e-9, atol=1e-15)
@@ -111,7 +113,7 @@ def test_every_backend_gives_the_same_signal_rate_and_slopes(drawn, constants):
 
     # Single precision: to a few of its roundings of the largest term, K.
     K = np.maximum(2 * constants.efficiency * cbf / 6000 * 1.7, 1e-6)
-    found = compiled_single(cases, constants)
+    found = compiled_single(cases, constants, width)
     assert np.all(np.abs(found[0][0] - signal) < 2e-6 * K)
     assert np.all(np.abs(found[0][1] - by_cbf) < 4e-6 * K / np.maximum(cbf, 1e-3) + 1e-9)
     assert np.all(np.abs(found[0][2] - by_att) < 4e-6 * K)
@@ -120,9 +122,9 @@ def test_every_backend_gives_the_same_signal_rate_and_slopes(drawn, constants):
         for value in tensors[:2]:
             value.requires_grad_()
         if function is None:
-            expected = delta_m_ode(0.0 * tensors[0].detach(), *tensors, constants)
+            expected = delta_m_ode(0.0 * tensors[0].detach(), *tensors, **soft)
         else:
-            expected = function(*tensors, constants)
+            expected = function(*tensors, **soft)
         slopes = torch.autograd.grad(expected.sum(), tensors[:2], allow_unused=True)
         assert np.all(np.abs(values_found[0] - expected.detach().numpy()) < 4e-6 * K)
         assert np.all(np.abs(values_found[1] - slopes[0].numpy()) < 1e-5 * K / np.maximum(cbf, 1e-3) + 1e-8)

@@ -12,7 +12,7 @@ from numba.extending import register_jitable
 
 from ..fields.compiled import KERNEL, LANES, decay, f32
 from ..physics import Constants
-from ..physics.kinetics import Factors, factors, formulas
+from ..physics.kinetics import Factors, Formulas, factors, formulas
 
 
 def physics_of(constants: Constants, scale: float) -> Factors:
@@ -44,11 +44,44 @@ def bend(x: Any, width: Any) -> Any:
     return f32(0.0)
 
 
+@register_jitable
+def softplus(x: Any, width: Any) -> Any:
+    """Return a soft edge's positive part, width * log(1 + exp(x / width)), within 2e-7 of width.
+
+    It is max(x, 0) + width * log(1 + e), e = exp(-|x| / width); log(1 + e) is a polynomial fitted on [0, 1].
+    """
+    e = decay(abs(x / width))
+    log = f32(-0.0064527555)
+    log = log * e + f32(0.036085106)
+    log = log * e + f32(-0.09532347)
+    log = log * e + f32(0.16764872)
+    log = log * e + f32(-0.24073118)
+    log = log * e + f32(0.33179837)
+    log = log * e + f32(-0.49987406)
+    log = log * e + f32(0.9999964)
+    return max(x, f32(0.0)) + width * (log * e)
+
+
+@register_jitable
+def logistic(x: Any, width: Any) -> Any:
+    """Return its derivative, 1 / (1 + exp(-x / width))."""
+    e = decay(abs(x / width))
+    return (f32(1.0) if x > f32(0.0) else e) / (f32(1.0) + e)
+
+
+@register_jitable
+def logistic_slope(x: Any, width: Any) -> Any:
+    """Return its second derivative."""
+    e = decay(abs(x / width))
+    share = f32(1.0) / (f32(1.0) + e)
+    return e * share * share / width
+
+
 # Not cached: what calls them is, with them inside.
 INSIDE_KERNEL = {name: value for name, value in KERNEL.items() if name != "cache"}
 sharp = formulas(exponential, positive, step, bend, compiled=njit(**INSIDE_KERNEL))
+soft = formulas(exponential, softplus, logistic, logistic_slope, compiled=njit(**INSIDE_KERNEL))
 inflow, signal_slopes = sharp.inflow, sharp.signal_slopes
-growing_slopes, entering_slopes = sharp.growing_slopes, sharp.entering_slopes
 
 #: Rows of a block's samples, LANES values each: what they are, then gradients.
 CBF, ATT, PLD, TAU, SLOPE, MEASURED, WEIGHT, INSIDE, TIME, G_CBF, G_ATT, G_FITTED = (row * LANES for row in range(12))
@@ -68,18 +101,34 @@ def solution(lane: Any, of: Any, model: Any) -> None:
         model[VALUE + s], model[BY_CBF + s], model[BY_ATT + s] = found
 
 
+def _rates(use: Formulas) -> Any:
+    growing_slopes, entering_slopes = use.growing_slopes, use.entering_slopes
+
+    @njit(**INSIDE_KERNEL)
+    def rates(lane: Any, of: Any, ode: bool, width: Any, model: Any) -> None:
+        for s in range(LANES):
+            cbf, att, tau, slope = lane[CBF + s], lane[ATT + s], lane[TAU + s], lane[SLOPE + s]
+            rate, since = of.tissue_rate + cbf * of.rate_per_cbf, lane[PLD + s] + tau - att
+            if ode:
+                found = entering_slopes(cbf, inflow(att, of), since, tau, slope, rate, of, width)
+            else:
+                found = growing_slopes(cbf, inflow(att, of), since, tau, slope, rate, of, width)
+            model[VALUE + s], model[BY_CBF + s], model[BY_ATT + s] = found
+            model[RATE + s] = rate
+
+    return rates
+
+
+sharp_rates, soft_rates = _rates(sharp), _rates(soft)
+
+
 @njit(**KERNEL)
-def rates(lane: Any, of: Any, ode: bool, model: Any) -> None:
-    """The same of the solution's time derivative, or of the inflow of the ODE, and 1/T1'."""
-    for s in range(LANES):
-        cbf, att, tau, slope = lane[CBF + s], lane[ATT + s], lane[TAU + s], lane[SLOPE + s]
-        rate, since = of.tissue_rate + cbf * of.rate_per_cbf, lane[PLD + s] + tau - att
-        if ode:
-            found = entering_slopes(cbf, inflow(att, of), since, tau, slope, rate, of, f32(0.0))
-        else:
-            found = growing_slopes(cbf, inflow(att, of), since, tau, slope, rate, of, f32(0.0))
-        model[VALUE + s], model[BY_CBF + s], model[BY_ATT + s] = found
-        model[RATE + s] = rate
+def rates(lane: Any, of: Any, ode: bool, width: Any, model: Any) -> None:
+    """The same of the solution's time derivative, or of the inflow of the ODE, and 1/T1'; width: of the edges, in s."""
+    if width > f32(0.0):
+        soft_rates(lane, of, ode, width, model)
+    else:
+        sharp_rates(lane, of, ode, width, model)
 
 
 @njit(**KERNEL)

@@ -153,18 +153,20 @@ def pointwise(
     lambda_physics: float = 0.5,
     time_scale: float | Tensor = 1.0,
     reading: str = "derivative",
+    edge_width: float = 0.0,
 ) -> Losses:
     """The paper's loss: d f_tissue/dt against P at every acquired and collocated time.
 
     fitted and rate (n, K) are f_tissue at `times` and its derivative per unit of t (`time_scale` s; the paper does not
     state it, and the meaning of lambda depends on it). P is read as the derivative of Buxton's solution ("derivative"),
-    or as the right-hand side of the ODE with f_tissue in its decay term ("ode").
+    or as the right-hand side of the ODE with f_tissue in its decay term ("ode"). edge_width (s) makes the edges of P
+    soft: with sharp ones, 0, P has no gradient by which ATT could move them.
     """
     data = weighted_square(measured - fitted[..., : measured.shape[-1]], weight)
     place = (cbf[..., None], att[..., None], times.pld, times.tau, times.slope, constants)
     if reading == "ode":
-        expected = scale * delta_m_ode(fitted / scale, *place)
+        expected = scale * delta_m_ode(fitted / scale, *place, edge_width=edge_width)
     else:
-        expected = scale * delta_m_rate(*place)
+        expected = scale * delta_m_rate(*place, edge_width=edge_width)
     physics = (rate - time_scale * expected).square().mean((-2, -1))
     return {"data": data, "physics": physics, "total": alpha * data + lambda_physics * physics}

@@ -26,6 +26,7 @@ class Batch(NamedTuple):
     cbf_scale: float
     att_scale: float
     time_scale: float
+    edge_width: float  # s, of P; 0: sharp
 
 
 @njit(**ONCE)

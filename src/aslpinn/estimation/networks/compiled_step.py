@@ -142,7 +142,7 @@ def signal_block(
         sums[0] += data_residual(lane, factors[0], flat)
         if rate:
             unit = f32(batch.time_scale)
-            rates(lane, physics, objective == ODE, model)
+            rates(lane, physics, objective == ODE, f32(batch.edge_width), model)
             sums[1] += rate_residual(lane, model, factors[1], unit, physics, objective == ODE, flat)
         else:
             solution(lane, physics, model)
