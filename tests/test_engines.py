@@ -35,6 +35,10 @@ CASES = {
     "derivative": {"objective": "pointwise", "time_scale": 0.5, **PAPER},
     "derivative, own ATT": {"objective": "pointwise", "collocation": 0, "hidden": 10},
     "ode": {"objective": "pointwise", "reading": "ode", "time_scale": 2.0, "lambda_physics": 0.2},
+    "derivative, steps": {"objective": "pointwise", "edge_width": 0.0},
+    "ode, steps": {"objective": "pointwise", "reading": "ode", "edge_width": 0.0},
+    "ode, from t = 0": {"objective": "pointwise", "reading": "ode", "edge_width": 0.1, "initial_condition": "on"},
+    "increments, from t = 0, held out": {"objective": "increments", "initial_condition": "on", "held_out": 0.2},
 }  # fmt: skip
 
 

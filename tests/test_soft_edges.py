@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from aslpinn.estimation import fused_physics
+from aslpinn import Acquisition, InputError, fit, simulate
+from aslpinn.estimation import fused_physics, prepare
+from aslpinn.estimation.networks.config import FitConfig
+from aslpinn.estimation.networks.train import Samples, edge_width
 from aslpinn.physics import Constants, delta_m, delta_m_ode, delta_m_rate
 
 widths = st.sampled_from([0.01, 0.05, 0.2])
@@ -113,3 +116,99 @@ def test_the_compiled_edges_are_exact_to_single_precision_and_finite_far_out():
     assert np.abs(out[:, 0] - width * np.logaddexp(0.0, z))[:-4].max() < 2e-7
     assert np.abs(out[:, 1] - share).max() < 4e-7
     assert np.abs(out[:, 2] - share * (1 - share) / width).max() < 1e-5
+
+
+@pytest.fixture(scope="module")
+def coarse():
+    return simulate("te11-t1adjusted", tsnr=1.5, voxel_size=(6.0, 6.0, 10.0), seed=5)
+
+
+SMALL = {"levels": 4, "base": 8, "finest": 48, "epochs": 30, "batch": 300, "lr": 1e-2, "schedule": "one-cycle"}
+
+
+def trained(phantom, **settings):
+    """A small network fitted with the paper's loss: the estimate, CBF in gray matter over the truth, r of ATT."""
+    options = {"preset": "paper", "objective": "pointwise", **SMALL, **settings}
+    found = fit(
+        phantom.series, phantom.mask, phantom.acquisition, voxel_size=(6.0, 6.0, 10.0), estimator="pinn", **options
+    )
+    gray, mask = phantom.gm > 0.7, phantom.mask
+    share = found.cbf[gray].mean() / phantom.cbf[gray].mean()
+    return found, share, np.corrcoef(found.att[mask], phantom.att[mask])[0, 1]
+
+
+@pytest.mark.parametrize("reading", ["ode", "derivative"])
+def test_the_papers_loss_finds_cbf_and_att_with_soft_edges_and_fails_with_steps(coarse, reading):
+    found, share, att = trained(coarse, reading=reading)
+    assert share == pytest.approx(1.0, abs=0.1)
+    assert att > 0.85
+    assert found.settings["edge_width"] == pytest.approx(0.0519, abs=1e-4)
+    _, share, att = trained(coarse, reading=reading, edge_width=0.0)
+    assert share < 0.6
+    assert att < 0.4
+
+
+@pytest.mark.parametrize(
+    ("protocol", "width", "initial"),
+    [("te11", 0.0491, "off"), ("te11-t1adjusted", 0.0519, "off"), ("mpld6", 0.0375, "on")],
+)
+def test_width_and_initial_condition_follow_the_sampling_and_are_written_down(protocol, width, initial):
+    phantom = simulate(protocol, tsnr=3.0, voxel_size=(9.0, 9.0, 12.0))
+    known = {"pointwise": width, "increments": None, "closed-form": None}
+    for objective, expected in known.items():
+        settings = trained(phantom, objective=objective, epochs=1)[0].settings
+        assert settings["edge_width"] == pytest.approx(expected, abs=1e-4)
+        assert settings["initial_condition"] == ("off" if objective == "closed-form" else initial)
+    assert trained(phantom, edge_width=0.1, initial_condition="off", epochs=1)[0].settings["edge_width"] == 0.1
+
+
+def test_a_width_is_refused_where_there_is_no_edge(coarse):
+    for objective in ("increments", "closed-form"):
+        with pytest.raises(InputError, match=r"edge_width is 0\.05, and objective"):
+            trained(coarse, objective=objective, edge_width=0.05)
+    with pytest.raises(InputError, match="edge_width is -1"):
+        trained(coarse, edge_width=-1.0)
+    kernel = Constants(dispersion_sharpness=7.4, dispersion_time_to_peak=0.15)
+    dispersed = Acquisition(
+        coarse.acquisition.labeling_duration, coarse.acquisition.post_labeling_delay, constants=kernel
+    )
+    problem = prepare(coarse.series, coarse.mask, dispersed)
+    assert edge_width(problem, FitConfig(objective="pointwise")) == 0
+    with pytest.raises(InputError, match="dispersed"):
+        edge_width(problem, FitConfig(objective="pointwise", edge_width=0.05))
+
+
+def test_the_initial_condition_is_one_more_sample_and_times_fall_from_there():
+    phantom = simulate("mpld6", tsnr=3.0, voxel_size=(9.0, 9.0, 12.0))
+    problem = prepare(phantom.series, phantom.mask, phantom.acquisition)
+    config = FitConfig(objective="pointwise")
+    samples = Samples.of(problem, (9.0, 9.0, 12.0), config)
+    n, delays = problem.signal.shape
+    assert samples.signal.shape == (n, delays + 1)
+    assert not samples.signal[:, -1].any()
+    assert samples.weight[0, -1] == pytest.approx(samples.weight[0, :-1].mean())
+    drawn = torch.rand(500, 4, generator=torch.Generator().manual_seed(0))
+    times = samples.durations.collocated(torch.tensor(samples.pld), drawn)
+    assert times.t[:, delays].abs().max() < 1e-6
+    between = times.t[:, delays + 1 :]
+    assert 0 <= float(between.min()) < 0.05
+    assert float(between.max()) > problem.acquisition.time.max() - 0.05
+    early = between < problem.acquisition.time.min()
+    assert 0.3 < float(early.float().mean()) < 0.7
+    assert torch.all(times.tau[:, delays + 1 :][early] == float(problem.tau[0]))
+    assert torch.all(times.slope[:, delays + 1 :][early] == 0)
+    plus = samples.plus(np.ones((n, delays), np.float32))
+    assert not plus.signal[:, -1].any()
+
+
+@pytest.mark.parametrize("objective", ["pointwise", "increments"])
+def test_ordinary_multi_delay_data_need_the_initial_condition(objective):
+    """Every sample comes long after label began to arrive: without it the loss does not know the signal's constant."""
+    phantom = simulate("mpld6", tsnr=1.5, voxel_size=(6.0, 6.0, 10.0), seed=5)
+    reading = {"reading": "ode"} if objective == "pointwise" else {}
+    off = {}
+    for initial in ("on", "off"):
+        _, share, _ = trained(phantom, objective=objective, initial_condition=initial, **reading)
+        off[initial] = abs(share - 1)
+    assert off["on"] < 0.1
+    assert off["on"] < 0.5 * off["off"]

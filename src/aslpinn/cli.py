@@ -207,7 +207,7 @@ def _fit(arguments: argparse.Namespace) -> int:
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """The estimator's own settings that were given."""
-    names = ("objective", "reading", "arterial", "vb_start")
+    names = ("objective", "reading", "edge_width", "arterial", "vb_start")
     return {name: value for name in names if (value := getattr(arguments, name)) is not None}
 
 

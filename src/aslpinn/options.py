@@ -106,6 +106,12 @@ def _add_fit(commands: Any) -> None:
     command.add_argument(
         "--reading", choices=("ode", "derivative"), help="pinn, objective pointwise: what the paper's P is"
     )
+    command.add_argument(
+        "--edge-width",
+        type=float,
+        metavar="S",
+        help="pinn, objective pointwise: width of the bolus's edges in P, s (0: steps; default: from the sampling)",
+    )
     command.add_argument("--members", type=_positive, metavar="K", help="field, pinn: members of the ensemble")
     command.add_argument("--epochs", type=_positive, metavar="N", help="pinn: passes over the voxels")
     command.add_argument("--seed", type=_seed, default=0, metavar="N")

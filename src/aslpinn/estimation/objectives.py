@@ -34,18 +34,32 @@ class Times:
 
 
 class Durations:
-    """The acquired times and tau(PLD) between them, as the acquisition's fifth-order spline tabulated for torch."""
+    """The acquired times and tau(PLD) between them, as the acquisition's fifth-order spline tabulated for torch.
 
-    def __init__(self, acquisition: Acquisition, device: str | torch.device = "cpu", points: int = 1025) -> None:
+    With `initial` t = 0, where labeling began, is one more time, the last, and times fall from there on: tau is that of
+    the shortest PLD until then.
+    """
+
+    def __init__(
+        self,
+        acquisition: Acquisition,
+        device: str | torch.device = "cpu",
+        initial: bool = False,
+        points: int = 1025,
+    ) -> None:
         def tensor(values: object) -> Tensor:
             return torch.as_tensor(np.array(values), dtype=torch.float32, device=device)
 
-        pld = acquisition.post_labeling_delay
+        pld, tau = acquisition.post_labeling_delay, acquisition.labeling_duration
+        slope, shortest = acquisition.duration_at(pld)[1], int(np.argmin(pld))
+        earliest, held = pld[shortest], tau[shortest]
+        if initial:
+            pld, tau, slope = np.append(pld, -held), np.append(tau, held), np.append(slope, 0.0)
         self.first, self.last = float(pld.min()), float(pld.max())
-        grid = torch.linspace(self.first, self.last, points, dtype=torch.float64).numpy()
-        self.table = tensor(acquisition.duration_at(grid)).T.contiguous()  # (points, 2): tau, slope
-        self.tau = tensor(acquisition.labeling_duration)[None]
-        self.slope = tensor(acquisition.duration_at(pld)[1])[None]
+        grid = np.linspace(self.first, self.last, points)
+        table = np.where(grid < earliest, [[held], [0.0]], acquisition.duration_at(np.maximum(grid, earliest)))
+        self.table = tensor(table.T).contiguous()  # (points, 2): tau, slope
+        self.tau, self.slope = tensor(tau)[None], tensor(slope)[None]
         self.nominal = tensor(pld)[None]
         self.knots = (np.unique(pld) - self.first) / max(self.last - self.first, 1e-9)
 

@@ -94,11 +94,12 @@ class AutogradEngine:
         self.fields = Fields(config, seeds, "tinycudann" if name == "tinycudann" else "torch").to(device)
         self.indices = self.fields.precompute(self._tensor(samples.positions))
         self.signal, self.weight, self.pld = (
-            self._tensor(values) for values in (samples.signal, samples.weight, samples.problem.pld)
+            self._tensor(values) for values in (samples.signal, samples.weight, samples.pld)
         )
         self.scale: Any = self._tensor(samples.scale) if isinstance(samples.scale, np.ndarray) else samples.scale
         self.constants = samples.problem.acquisition.constants
-        self.durations = Durations(samples.problem.acquisition, device)
+        self.durations = Durations(samples.problem.acquisition, device, samples.initial)
+        self.edge_width = samples.edge_width
         self.recorded = recorded and device.startswith("cuda") and name != "tinycudann"
         lr: Any = torch.tensor(config.lr, device=device) if self.recorded else config.lr
         self.optimizer = torch.optim.AdamW(
@@ -154,7 +155,7 @@ class AutogradEngine:
             return objectives.increments(measured, weight, fields.signal_field(code, t), cbf, att, times, *common)
         fitted, rate = fields.signal_field.with_rate(code, t)
         return objectives.pointwise(
-            measured, weight, fitted, rate, cbf, att, times, *common, config.time_scale, config.reading
+            measured, weight, fitted, rate, cbf, att, times, *common, config.time_scale, config.reading, self.edge_width
         )
 
     @torch.no_grad()

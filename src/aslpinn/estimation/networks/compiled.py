@@ -165,23 +165,24 @@ def batch_of(samples: Samples, config: FitConfig) -> Batch:
     """The samples as the compiled loops want them; what only f_tissue needs is left empty for the closed form."""
     problem = samples.problem
     timing: dict[str, Any] = {
-        "slope": np.zeros_like(problem.tau), "durations": np.zeros((2, 2), np.float32),
+        "tau": problem.tau, "slope": np.zeros_like(problem.tau), "durations": np.zeros((2, 2), np.float32),
         "first": 0.0, "last": 0.0, "nominal": 0.0,
     }  # fmt: skip
     if config.objective != "closed-form":
         durations = samples.durations
         timing = {
-            "slope": durations.slope.numpy().ravel(), "durations": durations.table.numpy(),
+            "tau": durations.tau.numpy().ravel(), "slope": durations.slope.numpy().ravel(),
+            "durations": durations.table.numpy(),
             "first": durations.first, "last": durations.last, "nominal": float(durations.nominal[0, 0]),
         }  # fmt: skip
     return Batch(
         signal=np.ascontiguousarray(samples.signal, np.float32),
         weight=np.ascontiguousarray(samples.weight, np.float32),
-        pld=np.ascontiguousarray(problem.pld),
-        tau=problem.tau,
+        pld=np.ascontiguousarray(samples.pld),
         cbf_scale=config.cbf_scale,
         att_scale=config.att_scale,
         time_scale=config.time_scale,
+        edge_width=samples.edge_width,
         **timing,
     )
 

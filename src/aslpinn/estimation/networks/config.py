@@ -14,6 +14,7 @@ READINGS = ("derivative", "ode")
 SCHEDULES = ("cosine", "one-cycle", "constant")
 ACTIVATIONS = ("sine", "relu")
 PLACES = ("uniform", "between", "near")
+INITIAL = ("auto", "on", "off")
 
 
 def _setting(default: Any, meaning: str, table2: str = "") -> Any:
@@ -30,10 +31,16 @@ class FitConfig:
 
     objective: str = _setting("closed-form", "closed-form, increments or pointwise (the paper's)")
     reading: str = _setting("derivative", "pointwise: P is the derivative of Buxton's solution, or its ode")
+    edge_width: float | None = _setting(
+        None, "pointwise: width in s of the bolus's edges in P; 0: steps; none: from the sampling"
+    )
     alpha: float = _setting(1.0, "weight of the data term")
     lambda_physics: float = _setting(0.5, "weight of the physics term")
     collocation: int = _setting(4, "random times a voxel, between first and last PLD")
     collocation_at: str = _setting("uniform", "uniform; or drawn towards the middle between samples, or near them")
+    initial_condition: str = _setting(
+        "auto", "f_tissue(t = 0) = 0 as a sample, collocation from there: on, off; auto: if the first is later than 1 s"
+    )
 
     levels: int = _setting(6, "grids of the hash encoding (of CBF, where ATT has its own)", "Number of levels")
     features: int = _setting(2, "values in a row of the table", "Features per level")
@@ -79,6 +86,7 @@ class FitConfig:
             ("schedule", SCHEDULES),
             ("activation", ACTIVATIONS),
             ("collocation_at", PLACES),
+            ("initial_condition", INITIAL),
         ):
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}")
@@ -92,10 +100,10 @@ class FitConfig:
             "weight_decay",
             "seed",
         }
-        zero_is_fine |= {"held_out", "final_lr"}
+        zero_is_fine |= {"held_out", "final_lr", "edge_width"}
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(item.default, str):
+            if isinstance(item.default, str) or (value is None and item.default is None):
                 continue
             whole = isinstance(item.default, int)
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
@@ -103,6 +111,8 @@ class FitConfig:
             if not (value >= 0 if item.name in zero_is_fine else value > 0) or value == float("inf"):
                 low = "0 or more" if item.name in zero_is_fine else "above 0"
                 raise InputError(f"{item.name} is {value!r}; expected a finite number, {low}")
+        if self.edge_width is not None and self.objective != "pointwise":
+            raise InputError(f"edge_width is {self.edge_width}, and objective {self.objective!r}; expected pointwise")
         for name, high in (("held_out", 0.9), ("warmup", 1.0), ("signal_percentile", 100.0)):
             if getattr(self, name) > high:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at most {high:g}")

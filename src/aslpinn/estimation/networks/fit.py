@@ -51,7 +51,10 @@ def fit_networks(problem: Problem, request: Request, config: FitConfig) -> Estim
         "signal_scale": samples.scale,
         "engine": trained[0].engine,
     }
-    settings = config.as_dict() | {"preset": request.preset, "device": request.device, "engine": request.engine}
+    settings = config.as_dict() | {"initial_condition": "on" if samples.initial else "off"}
+    if config.objective == "pointwise":
+        settings["edge_width"] = samples.edge_width
+    settings |= {"preset": request.preset, "device": request.device, "engine": request.engine}
     return problem.estimate("pinn", mean_cbf, mean_att, cbf_sd, att_sd, settings, info)
 
 

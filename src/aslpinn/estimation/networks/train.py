@@ -27,6 +27,9 @@ OnEpoch = Callable[[int, dict[str, float]], None]
 #: members of an ensemble see the same batches and differ by their starts.
 BATCHES, HELD_OUT = 1, 2
 
+LATE = 1.0  # s after labeling began
+EDGE_SHARE = 0.15
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -39,8 +42,14 @@ class Samples:
     weight : (1 or N, D), or (K, N, D)
         Repeats of each delay over their mean; 0 where a sample is held out.
     held_out : None, or bool array like signal
+    pld : (1 or N, D)
+        Effective PLD in s.
     positions : (N, 3)
         Voxel centers in [0, 1]^3.
+    edge_width : float
+        Width in s of the edges of the pointwise loss's P.
+    initial : bool
+        Whether there is a sample more, the last: f_tissue = 0 at t = 0, where labeling began.
     scale : float, or (K, 1, 1)
         Of the signals, over delta-M / M0b.
     """
@@ -49,7 +58,10 @@ class Samples:
     signal: Floats
     weight: Floats
     held_out: NDArray[np.bool_] | None
+    pld: Floats
     positions: Floats
+    edge_width: float
+    initial: bool
     scale: Any
     _indices: dict[Any, tuple[NDArray[np.uint32], Floats]] = field(default_factory=dict, repr=False)
 
@@ -62,8 +74,13 @@ class Samples:
             drawn = np.random.default_rng([config.seed, HELD_OUT]).random(problem.signal.shape)
             held_out = drawn < config.held_out
             weight = weight * ~held_out
-        positions = unit_positions(problem, voxel_size)
-        return cls(problem, problem.signal / np.float32(level), weight, held_out, positions, 1.0 / level)
+        signal, pld, initial = problem.signal / np.float32(level), problem.pld, initial_condition(problem, config)
+        if initial:
+            signal, weight = _with_column(signal, 0.0), _with_column(weight, 1.0)
+            held_out = None if held_out is None else _with_column(held_out, False)
+            pld = _with_column(pld, -problem.tau[np.argmin(problem.acquisition.post_labeling_delay)])
+        positions, width = unit_positions(problem, voxel_size), edge_width(problem, config)
+        return cls(problem, signal, weight, held_out, pld, positions, width, initial, 1.0 / level)
 
     @classmethod
     def stack(cls, series: Sequence[Samples]) -> Samples:
@@ -82,14 +99,16 @@ class Samples:
 
     def plus(self, added: Floats) -> Samples:
         """The same with `added` (N, D), in units of delta-M / M0b, on top of the signals."""
-        return replace(self, signal=self.signal + added * np.float32(self.scale))
+        signal = self.signal.copy()
+        signal[..., : added.shape[1]] += added * np.float32(self.scale)
+        return replace(self, signal=signal)
 
     @cached_property
     def durations(self) -> Durations:
         """The acquired times, and tau(PLD) between them."""
         from ..objectives import Durations
 
-        return Durations(self.problem.acquisition)
+        return Durations(self.problem.acquisition, initial=self.initial)
 
     def index(self, encoding: Table) -> tuple[NDArray[np.uint32], Floats]:
         """Table rows and weights of the positions, found once for all members."""
@@ -117,8 +136,43 @@ class Samples:
                 else (self.signal[k], self.held_out[k], self.scale[k])
             )
             fitted = scale * delta_m(one[:, None], other[:, None], problem.pld, problem.tau, constants)
-            errors.append(float(np.sqrt(np.square(signal - fitted)[kept].mean(dtype=np.float64))))
+            samples = slice(fitted.shape[1])
+            off = np.square(signal[:, samples] - fitted)[kept[:, samples]]
+            errors.append(float(np.sqrt(off.mean(dtype=np.float64))))
         return errors
+
+
+def _with_column(values: NDArray[Any], value: Any) -> NDArray[Any]:
+    """(M, D) values with one more column of a value."""
+    return np.pad(values, ((0, 0), (0, 1)), constant_values=value)
+
+
+def initial_condition(problem: Problem, config: FitConfig) -> bool:
+    """Whether f_tissue = 0 at t = 0 is one more sample.
+
+    A loss on derivatives or increments loses the constant. Early samples, in which no label has arrived, give it back;
+    where the first lies later than LATE after labeling began there may be none.
+    """
+    if config.objective == "closed-form" or config.initial_condition == "off":
+        return False
+    return config.initial_condition == "on" or float(problem.acquisition.time.min()) > LATE
+
+
+def edge_width(problem: Problem, config: FitConfig) -> float:
+    """Width in s of the edges of P in the pointwise loss: the config's, or EDGE_SHARE of the mean sampling interval.
+
+    Narrower than the sampling tells apart, so that CBF is not biased by blur; wide enough that the samples and random
+    times on either side of an edge feel it, so that ATT has a gradient. Dispersion needs none: its kernel is smooth.
+    """
+    disperses = problem.acquisition.constants.disperses
+    if disperses and config.edge_width:
+        raise InputError(f"edge_width is {config.edge_width:g}, and the bolus is dispersed; expected 0 or none")
+    if config.objective != "pointwise" or disperses:
+        return 0.0
+    if config.edge_width is not None:
+        return float(config.edge_width)
+    times = np.unique(problem.acquisition.time.round(6))
+    return EDGE_SHARE * float(np.ptp(times)) / max(len(times) - 1, 1)
 
 
 def signal_level(problem: Problem, config: FitConfig) -> float:
