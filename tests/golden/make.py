@@ -60,7 +60,7 @@ FITS: dict[str, Fit] = {
     "field-focal": Fit({}, "focal"),
     "pinn": Fit(_NETWORK | {"members": 2}),
     "pinn-paper": Fit(_PAPER),
-    "pinn-ode": Fit(_PAPER | {"reading": "ode"}),
+    "pinn-derivative": Fit(_PAPER | {"reading": "derivative"}),
     "pinn-increments": Fit(_PAPER | {"objective": "increments"}),
     "pinn-closed-form": Fit(_NETWORK | {"objective": "closed-form", "members": 1}),
     "pinn-torch": Fit(_NETWORK | {"members": 1, "engine": "torch"}),
