@@ -41,15 +41,17 @@ def test_closed_form_recovers_a_smooth_phantom(phantom):
 
 
 @pytest.mark.slow
-def test_increments_find_cbf_where_pointwise_loses_it(phantom):
+def test_the_pointwise_loss_loses_cbf_with_steps_and_finds_it_with_soft_edges_as_increments_do(phantom):
     series, mask, cbf, _ = phantom
     settings = {"members": 1, "epochs": 60, "batch": 300, "seed": 1, "base": 6, "finest": 48}
     bias = {}
-    for objective in ("increments", "pointwise"):
-        estimate = fit(series, mask, TIMING, estimator="pinn", objective=objective, **settings)
-        bias[objective] = (estimate.cbf[mask] / cbf[mask]).mean() - 1
+    losses = {"increments": {}, "pointwise": {}, "steps": {"objective": "pointwise", "edge_width": 0.0}}
+    for name, loss in losses.items():
+        estimate = fit(series, mask, TIMING, estimator="pinn", **{"objective": name, **loss}, **settings)
+        bias[name] = (estimate.cbf[mask] / cbf[mask]).mean() - 1
     assert abs(bias["increments"]) < 0.08
-    assert bias["pointwise"] < -0.25
+    assert abs(bias["pointwise"]) < 0.08
+    assert bias["steps"] < -0.25
 
 
 def test_same_seed_same_maps_other_seed_other_maps(phantom):
