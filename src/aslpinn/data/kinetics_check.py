@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -204,12 +205,8 @@ def _judged(
     """
     left: dict[str, float] = {}
     att: dict[str, float] = {}
-    known: dict[tuple[bytes, bytes], Float] = {}
     for name, reading in (readings | swaps).items():
-        timing = reading.tau.tobytes(), reading.pld.tobytes()
-        if timing not in known:
-            known[timing] = _shapes(reading.tau, reading.pld, constants)
-        residual, att[name] = _fit(reading.curve, known[timing])
+        residual, att[name] = _fit(reading.curve, _shapes(reading.tau, reading.pld, constants))
         total = float(reading.curve @ reading.curve)
         left[name] = residual / total if total > 0 else 0.0
     curve = readings["as given"].curve
@@ -269,6 +266,12 @@ def _hypotheses(curve: Float, encoding: Encoding, delay: float) -> dict[str, Rea
 
 
 def _shapes(tau: Float, pld: Float, constants: Constants) -> Float:
+    """`_curves` of a timing, which many readings share."""
+    return _curves(tuple(tau.tolist()), tuple(pld.tolist()), constants)
+
+
+@lru_cache(maxsize=32)
+def _curves(tau: tuple[float, ...], pld: tuple[float, ...], constants: Constants) -> Float:
     """Mean-brain curves of unit CBF for each mean ATT and spread tried: (candidates, K).
 
     The brain's transit times are taken as normal about a mean on a grid, with an SD of 0.1 to 0.5 s; at a fixed T1'
@@ -278,7 +281,7 @@ def _shapes(tau: Float, pld: Float, constants: Constants) -> Float:
     shapes = []
     for spread in _SPREADS:
         transit = np.maximum(_CENTERS[:, None] + spread * offsets, 0.05)[..., None]  # (centers, offsets, 1)
-        model = delta_m(50.0, transit, pld, tau, constants)
+        model = delta_m(50.0, transit, np.array(pld), np.array(tau), constants)
         shapes.append(np.einsum("cok,o->ck", model, np.exp(-(offsets**2) / 2.0)) / 50.0)
     return np.concatenate(shapes) / np.exp(-(offsets**2) / 2.0).sum()
 
