@@ -153,9 +153,10 @@ def _fit(arguments: argparse.Namespace) -> int:
     from .data.bids import load_subject
     from .data.derivatives import check_output, require_outside_raw, write_estimate
     from .estimation import prepare
-    from .estimation.options import check_names, former_default, uses
+    from .estimation.options import check_names, estimator_for, former_default, uses
 
-    check_names(arguments.estimator, arguments.preset)
+    if arguments.estimator or arguments.preset:
+        check_names(arguments.estimator or "field", arguments.preset)
     asked = [arguments.preset, arguments.epochs, *_settings(arguments).values()]
     if all(value is None for value in asked) and (told := former_default(arguments.estimator)):
         _say(f"note: {told}")
@@ -166,21 +167,23 @@ def _fit(arguments: argparse.Namespace) -> int:
     prepare(subject.series, subject.mask, subject.acquisition)
     check_output(arguments.out, subject)
     distinct, _ = subject.acquisition.distinct
-    _say(f"{subject.name}: {subject.mask.sum()} voxels, {subject.series.shape[3]} volumes, {len(distinct)} delays")
+    estimator = estimator_for(len(distinct), arguments.estimator)
+    delays = "1 delay" if len(distinct) == 1 else f"{len(distinct)} delays"
+    _say(f"{subject.name}: {subject.mask.sum()} voxels, {subject.series.shape[3]} volumes, {delays}")
     for line in [*subject.provenance["steps"], *(f"note: {note}" for note in subject.provenance["notes"])]:
         _say(f"  {line}")
-    _say(f"fit: {arguments.estimator}, seed {arguments.seed}")
+    _say(f"fit: {estimator}, seed {arguments.seed}")
 
     from .estimation import fit
 
-    guide = {"guide": subject.guide} if uses(arguments.estimator, "guide") else {}
+    guide = {"guide": subject.guide} if uses(estimator, "guide") else {}
     begun = time.perf_counter()
     with ProgressReport() as progress:
         estimate = fit(
             subject.series,
             subject.mask,
             subject.acquisition,
-            estimator=arguments.estimator,
+            estimator=estimator,
             preset=arguments.preset,
             members=arguments.members,
             epochs=arguments.epochs,
@@ -197,9 +200,9 @@ def _fit(arguments: argparse.Namespace) -> int:
     found = qc.quality(subject, estimate)
     written = write_estimate(subject, estimate, arguments.out, qc.beside(subject, estimate, found))
     inside = subject.mask
-    middle = [float(_median(values[inside])) for values in (estimate.cbf, estimate.att)]
     unit = "(relative)" if subject.relative else "ml/100g/min"
-    _say(f"median in the mask: CBF {middle[0]:.1f} {unit}, ATT {middle[1]:.2f} s")
+    att = f"ATT {_median(estimate.att[inside]):.2f} s" if estimate.att is not None else "no ATT (one delay)"
+    _say(f"median in the mask: CBF {_median(estimate.cbf[inside]):.1f} {unit}, {att}")
     _say(qc.line(found))
     _print(f"{len(written)} maps in {written[0].parent} ({time.perf_counter() - begun:.1f} s)")
     return DONE
@@ -267,6 +270,8 @@ def _preparation(arguments: argparse.Namespace) -> dict[str, Any]:
         "calibration": arguments.calibration,
         "m0_fwhm": arguments.smooth_m0,
         "tissue": arguments.tissue,
+        "hematocrit": arguments.hematocrit,
+        "blood_formula": arguments.blood_formula,
         "force": arguments.force,
     }
 

@@ -69,6 +69,17 @@ def _add_input(command: argparse.ArgumentParser) -> None:
         "suppression_pulses; can be repeated",
     )
 
+    command.add_argument(
+        "--hematocrit",
+        type=float,
+        metavar="X",
+        help="of the person, a share such as 0.42, for T1 of blood (default: from participants.tsv)",
+    )
+    command.add_argument(
+        "--blood-formula",
+        choices=("lu2004", "hales2016"),
+        help="T1 of blood from hematocrit: Lu 2004 (default, 3 T) or Hales 2016 (1.5 to 7 T; 0.1 s longer)",
+    )
     _add_motion(command)
     command.add_argument("--outliers", choices=("on", "off"), default="on", help="weigh down outlying pairs and slices")
     command.add_argument(
@@ -99,7 +110,9 @@ def _add_fit(commands: Any) -> None:
     _add_input(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the derivatives")
     command.add_argument(
-        "--estimator", default="field", metavar="NAME", help=f"{', '.join(ESTIMATORS)}; default: field"
+        "--estimator",
+        metavar="NAME",
+        help=f"{', '.join(ESTIMATORS)}; default: field, or consensus for one delay",
     )
     command.add_argument("--preset", metavar="NAME", help=f"pinn: {' or '.join(PRESETS['pinn'])}")
     command.add_argument("--objective", choices=("pointwise", "increments", "closed-form"), help="pinn: the loss")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, Problems
 from ..physics.acquisition import Acquisition
 from ..physics.constants import Constants
+from .blood import Blood, find_blood
 from .images import Image, read_header, read_image, require_same_grid
 from .kinetics_check import check_kinetics, check_sign, exchanged, mean_perfusion
 from .m0 import M0, M0Source, find_source, read_m0
@@ -97,6 +98,10 @@ class Subject:
 _TAKEN = re.compile(r"(^|_)(desc-(sd|fit|arterial|flags|motion|qc|relative[a-z]*|pvc)|(label|atlas)-[A-Za-z0-9]+)$")
 
 
+#: What is said of a series that cannot tell less flow from later flow.
+ONE_DELAY = "one delay: CBF by the consensus formula (estimator consensus), no ATT; the other estimators refuse it"
+
+
 def subject_name(path: Path) -> tuple[str, str]:
     """Name and folder of a subject's outputs from the name of its ASL file: all that stands before _asl, as it stands.
 
@@ -136,6 +141,7 @@ class Metadata:
     slice_axis: int
     m0: M0Source
     crushed: bool
+    blood: Blood
 
 
 def read_metadata(
@@ -143,8 +149,10 @@ def read_metadata(
     constants: Mapping[str, float] | None = None,
     notes: list[str] | None = None,
     steps: list[str] | None = None,
+    hematocrit: float | None = None,
+    blood_formula: str | None = None,
 ) -> Metadata:
-    """The metadata of an ASL series; notes and steps are appended to.
+    """The metadata of an ASL series; notes and steps are appended to. The other options are those of `load_subject`.
 
     Raises
     ------
@@ -170,9 +178,15 @@ def read_metadata(
             with problems.gather():
                 sidecar.seconds(name, shape[3], "volumes")
     settings, crushed, offset, axis, m0 = None, False, None, 2, None
+    blood = Blood()
     with problems.gather():
+        blood = find_blood(path, sidecar, constants, hematocrit, blood_formula)
+        if (told := blood.said()) is not None:
+            steps.append(told)
+    with problems.gather():
+        own = {} if blood.value is None else {"t1_blood": blood.value}
         labeling = 0.0 if layout is None else layout.labeling
-        settings = _constants(sidecar, constants, read_suppression(sidecar, notes, labeling), notes)
+        settings = _constants(sidecar, dict(constants or {}) | own, read_suppression(sidecar, notes, labeling), notes)
     with problems.gather():
         crushed = read_crushing(sidecar, notes)
     with problems.gather():
@@ -183,7 +197,7 @@ def read_metadata(
     assert layout is not None
     assert settings is not None
     assert m0 is not None
-    return Metadata(sidecar, layout, settings, offset, axis, m0, crushed)
+    return Metadata(sidecar, layout, settings, offset, axis, m0, crushed, blood)
 
 
 def load_subject(
@@ -196,6 +210,8 @@ def load_subject(
     calibration: str = "voxelwise",
     m0_fwhm: float = 0.0,
     tissue: str = "given",
+    hematocrit: float | None = None,
+    blood_formula: str | None = None,
     force: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Subject:
@@ -219,6 +235,11 @@ def load_subject(
         mm by which M0 is smoothed inside the mask before voxelwise calibration (Gaussian, FWHM); 0 leaves it.
     tissue : str
         "given": partial volumes where there are any; "estimate": else those of the ICBM 152 atlas, registered to M0.
+    hematocrit : float
+        Of the person, a share: T1 of blood by `physics.blood`. Without it (and without constants["t1_blood"]) columns
+        t1_blood and hematocrit of participants.tsv are looked at.
+    blood_formula : str
+        "lu2004" (the default) or "hales2016", for T1 of blood from hematocrit.
     force : bool
         Go on where order or sign of encoded volumes contradict the kinetics; the contradiction becomes a note.
 
@@ -231,9 +252,11 @@ def load_subject(
     name, folder = subject_name(path)
     notes: list[str] = []
     steps: list[str] = []
-    known = read_metadata(path, constants, notes, steps)
+    known = read_metadata(path, constants, notes, steps, hematocrit, blood_formula)
     layout, sidecar, settings = known.layout, known.sidecar, known.constants
     acquisition = layout.acquisition(known.slice_offset, known.slice_axis, settings, known.crushed)
+    if len(acquisition.distinct[0]) == 1:
+        notes.append(ONE_DELAY)
     image = read_image(path, dimensions=(4,))
     m0 = read_m0(known.m0, image, settings, notes, steps)
     inside = _mask(mask, image, layout, m0, steps)
@@ -262,8 +285,10 @@ def load_subject(
     series = (np.where(inside[..., None], deltam, 0) * scale[..., None]).astype(np.float32)
     check_scale(series, inside, acquisition, path, m0.kind, notes)
     provenance = {
-        "inputs": _inputs(path, sidecar, layout.context, m0, mask),
+        "inputs": _inputs(path, sidecar, layout.context, m0, mask)
+        | ({} if known.blood.file is None else {"participants": known.blood.file}),
         "volumes": {word: layout.types.count(word) for word in dict.fromkeys(layout.types)},
+        "t1_blood": known.blood.provenance,
         "m0": {"type": m0.kind, "repetition_time": _one(m0.repetition_time), "relaxation": m0.relaxation},
         "mask": {"source": Path(mask).name if mask else "made", "voxels": int(inside.sum())},
         "encoding": kinetics,

@@ -47,7 +47,7 @@ def describe(subject: Subject) -> dict[str, Any]:
             "motion": subject.provenance.get("motion"),
             "outliers": subject.provenance.get("outliers"),
             "calibration": subject.provenance.get("calibration"),
-            "constants": constants_table(acquisition.constants),
+            "constants": constants_table(acquisition.constants, subject.provenance.get("t1_blood")),
             "steps": subject.provenance.get("steps", []),
             "notes": subject.provenance.get("notes", []),
         }

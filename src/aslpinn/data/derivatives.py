@@ -425,8 +425,8 @@ def _common(subject: Subject, estimate: Estimate, out: Path) -> dict[str, Any]:
         "Estimator": estimate.estimator,
         "Seed": settings.get("seed"),
         "Settings": settings,
-        "Constants": constants_table(constants),
-        "ModelEquation": EQUATION,
+        "Constants": constants_table(constants, subject.provenance.get("t1_blood")),
+        "ModelEquation": settings.get("formula", EQUATION),
         "M0": jsonable(subject.provenance.get("m0", {})),
         "Mask": jsonable(subject.provenance.get("mask", {})),
         "Encoding": jsonable(subject.provenance.get("encoding")),
@@ -443,11 +443,13 @@ def _common(subject: Subject, estimate: Estimate, out: Path) -> dict[str, Any]:
     }
 
 
-def constants_table(constants: Constants) -> dict[str, Any]:
-    """Every constant of the model, with the unit in its name's value."""
+def constants_table(constants: Constants, t1_blood: Any = None) -> dict[str, Any]:
+    """Every constant of the model, with its unit, and where T1 of blood came from (as `blood.find_blood` says)."""
     units = {"t1_blood": "s", "t1_tissue": "s", "partition_coefficient": "ml/g"}
     units |= {"dispersion_sharpness": "1/s", "dispersion_time_to_peak": "s"}
     table = {name: {"Value": value, "Units": units.get(name, "1")} for name, value in asdict(constants).items()}
+    if t1_blood:
+        table["t1_blood"] |= t1_blood
     return table | {"effective_labeling_efficiency": {"Value": constants.efficiency, "Units": "1"}}
 
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import InputError
 from ..physics import Acquisition
 from .estimate import Estimate
-from .options import PRESETS, USERS, check_names, former_default, uses
+from .options import PRESETS, USERS, check_names, estimator_for, former_default, uses
 from .problem import Progress, Request, prepare
 
 #: Estimator -> "module:function" of this room, imported when it is first asked for. A function takes
@@ -25,6 +25,7 @@ FUNCTIONS: dict[str, str] = {
     "svb": "variational:fit_svb",
     "smoothed": "smoothed:fit_smoothed",
     "basil": "basil:fit_basil",
+    "consensus": "consensus:fit_consensus",
 }
 #: Estimators whose model has the gamma kernel of dispersion.
 DISPERSING = ("pinn", "nlls", "smoothed")
@@ -35,7 +36,7 @@ def fit(
     mask: ArrayLike,
     acquisition: Acquisition,
     *,
-    estimator: str = "field",
+    estimator: str | None = None,
     preset: str | None = None,
     members: int | None = None,
     epochs: int | None = None,
@@ -59,7 +60,7 @@ def fit(
         One (tau, PLD) for each of the T volumes.
     estimator : str
         field, the Gaussian-process field (`estimation.field`); pinn, an ensemble of networks; nlls, vb and svb,
-        smoothed, basil.
+        smoothed, basil; consensus, the formula for one delay. Without a name field, or consensus for one delay.
     preset : str
         Of pinn: default, or paper for the paper's network and loss.
     members, seed
@@ -83,7 +84,9 @@ def fit(
     FitError
         A fit whose loss is not finite.
     """
-    check_names(estimator, preset)
+    delays = len(acquisition.distinct[0])
+    check_names(estimator or estimator_for(delays), preset)
+    estimator = estimator_for(delays, estimator)
     if preset is None and not options and epochs is None and (told := former_default(estimator)):
         warnings.warn(told, stacklevel=2)
     function = _function(estimator)

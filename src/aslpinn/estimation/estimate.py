@@ -18,7 +18,7 @@ class Estimate:
     Attributes
     ----------
     cbf, att : (X, Y, Z) array
-        Perfusion in ml/100g/min and arterial transit time in s.
+        Perfusion in ml/100g/min and arterial transit time in s; att is None where there is one delay (consensus).
     cbf_sd, att_sd : (X, Y, Z) array or None
         Their standard deviations in the same units; None where the estimator has none.
     fitted : (X, Y, Z, D) array
@@ -37,7 +37,7 @@ class Estimate:
     """
 
     cbf: Volume
-    att: Volume
+    att: Any  # Volume; None for consensus alone, so that users of the others need not ask
     cbf_sd: Volume | None
     att_sd: Volume | None
     fitted: Volume

@@ -157,11 +157,16 @@ class Problem:
 def prepare(series: ArrayLike, mask: ArrayLike, acquisition: Acquisition) -> Problem:
     """Check a series, its mask and its timing against each other, and average the repeats.
 
-    Raises
-    ------
-    InputError
-        Shapes or counts that differ, an empty mask, values that are not finite or all zero inside the mask, a series
-        that was not divided by M0b or is label minus control, or fewer than two distinct (tau, PLD) pairs.
+        Raises
+        ------
+        InputError
+    <<<<<<< HEAD
+            Shapes or counts that differ, an empty mask, values that are not finite or all zero inside the mask, a series
+            that was not divided by M0b or is label minus control, or fewer than two distinct (tau, PLD) pairs.
+    =======
+            Shapes or counts that differ, an empty mask, values that are not finite or all zero inside the mask, or a
+            series that was not divided by M0b.
+    >>>>>>> 6af9399 (One delay: estimator consensus, chosen by itself; T1 of blood for each person by hematocrit or participants.tsv)
     """
     values, inside = np.asarray(series), np.asarray(mask)
     _check_shapes(values, inside, acquisition)
@@ -171,11 +176,6 @@ def prepare(series: ArrayLike, mask: ArrayLike, acquisition: Acquisition) -> Pro
     _check_values(volumes, voxels)
     _check_sign(volumes.mean(axis=1))
     distinct, pair = acquisition.distinct
-    if len(distinct) < 2:
-        raise InputError(
-            "series has one distinct (labeling duration, delay) pair; CBF and ATT need at least 2: "
-            "check LabelingDuration and PostLabelingDelay"
-        )
     counts = np.bincount(pair, minlength=len(distinct)).astype(np.float32)
     mean = np.zeros((len(distinct), len(pair)), dtype=np.float32)
     mean[pair, np.arange(len(pair))] = 1.0 / counts[pair]

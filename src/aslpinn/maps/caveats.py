@@ -75,11 +75,10 @@ def _units(subject: Subject, estimate: Estimate) -> Verdicts:
 def _voxels(subject: Subject, estimate: Estimate) -> Verdicts:
     """Whether single voxels can be read, by the estimate's own SD."""
     mask = subject.mask
-    if estimate.cbf_sd is None or estimate.att_sd is None:
+    if estimate.cbf_sd is None or (estimate.att is not None and estimate.att_sd is None):
         yield "cannot", "How sure a voxel is: this estimator gives no standard deviation."
         return
     share = float(np.median(estimate.cbf_sd[mask] / np.maximum(estimate.cbf[mask], 1.0)))
-    late = float(np.median(estimate.att_sd[mask]))
     spread = float(estimate.cbf[mask].std() / max(float(np.median(estimate.cbf_sd[mask])), 1e-6))
     if spread >= PATTERN:
         yield (
@@ -87,6 +86,10 @@ def _voxels(subject: Subject, estimate: Estimate) -> Verdicts:
             "The pattern: where flow is high or low, early or late. CBF differs between voxels by "
             f"{spread:.1f} times its median SD.",
         )
+    if estimate.att is None:
+        yield _readable(share)
+        return
+    late = float(np.median(estimate.att_sd[mask]))
     excess = residual_over_noise(subject, estimate.fitted)
     if excess > THRESHOLDS["residual_over_noise"].high:
         yield (
@@ -95,11 +98,7 @@ def _voxels(subject: Subject, estimate: Estimate) -> Verdicts:
             f"times the noise (the median SD, {100 * share:.0f} % of CBF and {late:.2f} s of ATT, is too small).",
         )
         return
-    said = f"CBF of single voxels: the median SD is {100 * share:.0f} % of the value"
-    if share <= READABLE_CBF:
-        yield "can", f"{said}."
-    else:
-        yield "cannot", f"{said}. Means over many voxels can be read."
+    yield _readable(share)
     said = f"ATT of single voxels: the median SD is {late:.2f} s"
     if late <= READABLE_ATT:
         yield "can", f"{said}."
@@ -117,12 +116,26 @@ def _voxels(subject: Subject, estimate: Estimate) -> Verdicts:
             )
 
 
+def _readable(share: float) -> tuple[str, str]:
+    """Whether CBF of single voxels can be read, whose median SD is a share of the value."""
+    said = f"CBF of single voxels: the median SD is {100 * share:.0f} % of the value"
+    if share <= READABLE_CBF:
+        return "can", f"{said}."
+    return "cannot", f"{said}. Means over many voxels can be read."
+
+
 def _arrival(subject: Subject, estimate: Estimate) -> Verdicts:
     """Whether the delays bracket the arrival."""
     mask = subject.mask
     distinct, _ = subject.acquisition.distinct
     if len(distinct) < 2:
         yield "cannot", "ATT: there is one delay only."
+        first = float(distinct.pld_at(np.argwhere(mask)).min())
+        yield (
+            "cannot",
+            f"Low CBF as low flow alone: label that arrives later than the delay ({first:.2f} s or more) is missing "
+            "from CBF. The standard deviations count that for usual arrivals, not for those of a stenosis.",
+        )
         return
     pld = distinct.pld_at(np.argwhere(mask))
     att = estimate.att[mask]
@@ -179,6 +192,9 @@ def _tissue(subject: Subject, estimate: Estimate) -> Verdicts:
 
 def _model(subject: Subject, estimate: Estimate) -> Verdicts:
     """Delays at which the mean of the brain is not what the model says."""
+    if estimate.att is None:
+        yield "cannot", "Whether the model fits: one delay is met exactly, and leaves nothing to compare."
+        return
     worst = mean_misfit(subject, estimate)
     if worst is None:
         yield "can", "The mean curve: at every delay the brain's mean is what the model says."

@@ -129,10 +129,11 @@ def voxel_curves(series: Float, cbf: Float, att: Float, acquisition: Acquisition
 
 
 @styled
-def histograms(cbf: Float, att: Float, regions: Mapping[str, NDArray[np.bool_]]) -> Figure:
+def histograms(cbf: Float, att: Float | None, regions: Mapping[str, NDArray[np.bool_]]) -> Figure:
     """Histograms of CBF (ml/100g/min) and ATT (s), a line a region; dashed its median; last bin: all above."""
-    figure, axes = plt.subplots(1, 2, figsize=(7.6, 2.8))
-    for panel, values, quantity, top in zip(axes, (cbf, att), ("cbf", "att"), (150.0, 4.0), strict=True):
+    drawn = [(values, *of) for values, of in ((cbf, ("cbf", 150.0)), (att, ("att", 4.0))) if values is not None]
+    figure, axes = plt.subplots(1, len(drawn), figsize=(3.8 * len(drawn), 2.8), squeeze=False)
+    for panel, (values, quantity, top) in zip(axes[0], drawn, strict=True):
         edges = np.linspace(0, top, 61)
         for color, (name, region) in zip(CATEGORICAL, regions.items(), strict=False):
             inside = np.clip(values[region], 0, top)
@@ -140,7 +141,7 @@ def histograms(cbf: Float, att: Float, regions: Mapping[str, NDArray[np.bool_]])
             panel.hist(inside, edges, density=True, histtype="step", color=color, linewidth=1.6, label=label)
             panel.axvline(float(np.median(inside)), color=color, linestyle="--", linewidth=1)
         panel.set(xlabel=QUANTITIES[quantity].label, ylabel="density")
-    axes[0].legend(fontsize=8)
+    axes[0, 0].legend(fontsize=8)
     return figure
 
 

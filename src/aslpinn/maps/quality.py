@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -53,12 +53,14 @@ def quality(subject: Subject, estimate: Estimate) -> dict[str, Any]:
     """
     mask = subject.mask
     cbf = np.asarray(estimate.cbf, dtype=float)
-    raw = voxelwise_cbf(subject, estimate.att)
+    one_delay = estimate.att is None
+    raw = cbf if one_delay else voxelwise_cbf(subject, estimate.att)
     measures: dict[str, float] = {
         "spatial_cov": spatial_cov(cbf, mask),
         "negative_share": float(np.mean(raw[mask] < 0)),
         "mean_framewise_displacement": float("nan") if subject.motion is None else subject.motion.mean_displacement,
-        "residual_over_noise": residual_over_noise(subject, estimate.fitted),
+        # one delay leaves nothing: the formula passes through its one sample
+        "residual_over_noise": float("nan") if one_delay else residual_over_noise(subject, estimate.fitted),
     }
     if subject.tissue is not None:
         gm, wm = (np.asarray(subject.tissue[name], dtype=float) for name in ("gm", "wm"))
@@ -165,6 +167,37 @@ def voxelwise_cbf(subject: Subject, att: ArrayLike) -> Float:
     share = np.divide((model * mean * count).sum(axis=1), energy, out=np.zeros(len(energy)), where=energy > 0)
     out[subject.mask] = 50.0 * share
     return out
+
+
+def blood_effect(subject: Subject) -> str | None:
+    """What the person's own T1 of blood does to CBF, in a sentence or two; None where the default was taken.
+
+    CBF that the default, and the other formulas for hematocrit, would give a voxel of 50 ml/100g/min and ATT 1.2 s, by
+    least squares over the delays.
+    """
+    about = subject.provenance.get("t1_blood") or {}
+    distinct, _ = subject.acquisition.distinct
+    constants = distinct.constants
+    if about.get("Source", "default") == "default":
+        return None
+
+    def signal(t1: float) -> Float:
+        used = replace(constants, t1_blood=t1)
+        return delta_m(50.0, 1.2, distinct.post_labeling_delay, distinct.labeling_duration, used)
+
+    def change(t1: float) -> str:
+        measured, model = signal(constants.t1_blood), signal(t1)
+        return f"{100 * (float(measured @ model) / float(model @ model) - 1):+.0f} %"
+
+    default = type(constants).t1_blood
+    told = f"T1 of blood is {constants.t1_blood:.3f} s ({about['Source']}); with {default:g} s CBF would be "
+    told += f"{change(default)}."
+    others = [
+        f"by {name} T1 would be {value:.3f} s and CBF {change(value)}"
+        for name, value in about.get("OtherFormulas", {}).items()
+    ]
+    formula = f" Formula {about['FormulaName']}: {about['Formula']}" if "FormulaName" in about else ""
+    return told + formula + (f"; {', '.join(others)}." if others else "." if formula else "")
 
 
 def noise_sd(subject: Subject) -> float:

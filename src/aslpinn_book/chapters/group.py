@@ -143,10 +143,10 @@ def values_of(members: Iterable[Member], region: str, name: str, estimator: str 
 def middle_slices(
     members: Sequence[Member], most: int = 40
 ) -> tuple[dict[str, dict[str, NDArray[np.float64]]], dict[str, tuple[float, ...]]]:
-    """The middle axial slice of CBF and ATT of the first `most` subjects that have both maps, and voxel sizes in mm.
+    """The middle axial slice of CBF and ATT of the first `most` subjects, and voxel sizes in mm.
 
-    Subject -> quantity -> (X, Y) values inside a frame around the brain, NaN outside of it (where ATT is 0), x from the
-    person's left to the right.
+    Subject -> quantity -> (X, Y) values inside a frame around the brain, NaN outside of it, x from the person's left to
+    the right. The brain is where ATT is above 0, or, of one delay, where CBF is not 0.
     """
     import nibabel as nib
 
@@ -157,14 +157,15 @@ def middle_slices(
     for member in members:
         if len(slices) == most:
             break
-        if not all(name in member.maps and member.maps[name].is_file() for name in ("cbf", "att")):
+        found = [name for name in ("cbf", "att") if name in member.maps and member.maps[name].is_file()]
+        if "cbf" not in found:
             continue
-        images: dict[str, Any] = {name: nib.load(member.maps[name]) for name in ("cbf", "att")}  # type: ignore[attr-defined]
+        images: dict[str, Any] = {name: nib.load(member.maps[name]) for name in found}  # type: ignore[attr-defined]
         volumes = {
             name: left_on_left(np.asarray(image.dataobj, dtype=np.float64), image.affine)
             for name, image in images.items()
         }
-        brain = volumes["att"] > 0
+        brain = volumes["att"] > 0 if "att" in volumes else volumes["cbf"] != 0
         levels = np.flatnonzero(brain.any(axis=(0, 1)))
         if levels.size == 0:
             continue
@@ -478,6 +479,9 @@ def subject_maps(
             if level == 0:
                 axes.text(x, y - label, name.replace("_", "\n"), fontsize=8, ha="center", va="bottom", linespacing=1.0)
             y -= label + (level + 0.5) * high
+            if key not in slices[name]:
+                axes.text(x, y, "one delay:\nno ATT", fontsize=7, ha="center", va="center", color="0.4")
+                continue
             values = np.rot90(slices[name][key])
             shown = np.where(np.isfinite(values)[..., None], colors.to_rgba(np.nan_to_num(values)), 0.0)
             half = [0.5 * extent for extent in extents[name]]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from aslpinn.data import Subject, write_estimate
 from aslpinn.estimation import Estimate, fit
-from aslpinn.estimation.options import uses
+from aslpinn.estimation.options import estimator_for, uses
 from aslpinn.maps import metrics
 from aslpinn.maps import quality as qc
 from aslpinn.markdown import table, words
@@ -40,6 +40,20 @@ def fitter(person: Subject, estimator: str = "field", preset: str = "", seed: in
     return lambda series, mask, acquisition: fit(series, mask, acquisition, **options)
 
 
+def suited(
+    person: Subject, estimator: str, preset: str = "", compare: Mapping[str, str] | None = None
+) -> tuple[str, str, dict[str, str]]:
+    """Estimator, preset and further estimators for a subject of a study.
+
+    Those of the study, but for a series of one delay: in a study whose series differ it gets the only estimator that
+    takes it, and nothing to compare with.
+    """
+    delays = len(person.acquisition.distinct[0])
+    if delays == 1:
+        return estimator_for(delays), "", {}
+    return estimator, preset, dict(compare or {})
+
+
 def regions_of(person: Subject) -> dict[str, NDArray[np.bool_]]:
     """The brain mask, and gray and white matter (partial volume above 0.7) where tissue maps are known."""
     regions = {"mask": person.mask}
@@ -64,6 +78,8 @@ def measure(person: Subject, estimate: Estimate) -> dict[str, dict[str, float]]:
     for name, region in regions_of(person).items():
         row: dict[str, float] = {"voxels": int(region.sum())}
         for quantity, values in (("cbf", estimate.cbf), ("att", estimate.att)):
+            if values is None:  # one delay
+                continue
             low, middle, high = np.percentile(values[region], [25, 50, 75])
             row |= {f"{quantity}_median": float(middle), f"{quantity}_q1": float(low), f"{quantity}_q3": float(high)}
         row["residual"] = float(np.sqrt(np.mean(residual[region] ** 2)))
@@ -140,7 +156,8 @@ def measure_subject(
 
     def numbers(made: Estimate, run: Fit) -> dict[str, Any]:
         row: dict[str, Any] = {"regions": measure(person, made), "quality": quality(person, made)}
-        error = held_out(person, run) if with_held_out else None
+        # one delay has nothing to predict: the fit is the mean of its repeats
+        error = held_out(person, run) if with_held_out and made.att is not None else None
         return row | ({"held_out": error} if error else {})
 
     record = numbers(estimate, fitter(person, **options, fast=fast))
@@ -171,7 +188,8 @@ def measures_table(record: dict[str, Any], estimator: str) -> str:
     for name, row in {estimator: record, **record.get("compare", {})}.items():
         for region, values in row["regions"].items():
             error = row.get("held_out", {}).get("fit") if region == "mask" else None
-            cells = [f"{values['voxels']}", f"{values['cbf_median']:.1f}", f"{values['att_median']:.2f}"]
+            att = f"{values['att_median']:.2f}" if "att_median" in values else ""
+            cells = [f"{values['voxels']}", f"{values['cbf_median']:.1f}", att]
             cells += [f"{1e4 * values['residual']:.2f}", "" if error is None else f"{1e4 * error:.2f}"]
             lines.append([words(name), words(region if region == "mask" else region.upper()), *cells])
     half = record.get("held_out", {}).get("half")

@@ -37,7 +37,7 @@ def map_files(task: Task, state: Mapping[str, Any], estimators: Sequence[str]) -
     """(estimator, file) of every map of a subject that the viewer shows, those of the first estimator first."""
     if task.maps is None:
         return []
-    folders = {estimators[0]: task.maps}
+    folders = {_made_by(task.maps, state) or estimators[0]: task.maps}
     folders |= {name: Path(folder) for name, folder in task.parameters.get("compare", {}).items()}
     found = []
     for name, folder in folders.items():
@@ -45,6 +45,16 @@ def map_files(task: Task, state: Mapping[str, Any], estimators: Sequence[str]) -
             if _ending(file) and (folder / file).is_file():
                 found.append((name, folder / file))
     return found
+
+
+def _made_by(folder: Path, state: Mapping[str, Any]) -> str | None:
+    """The estimator that the JSON of a subject's CBF names, where it is not that of the study (one delay)."""
+    for file in state.get("maps", []):
+        about = folder / file.replace("_cbf.nii.gz", "_cbf.json")
+        if _ending(file) == "_cbf.nii.gz" and about.is_file():
+            made = json.loads(about.read_text(encoding="utf-8")).get("Estimator")
+            return made if made == "consensus" else None
+    return None
 
 
 def sources(task: Task, state: Mapping[str, Any], estimators: Sequence[str]) -> str:
