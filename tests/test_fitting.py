@@ -145,7 +145,7 @@ def test_positions_are_in_the_unit_cube_and_keep_the_proportions_of_the_brain(ph
         ({"acquisition": Acquisition(0.327, [1.0, 2.0])}, "11 volumes and the acquisition 2"),
         ({"mask": np.zeros((14, 14, 8))}, "mask is empty"),
         ({"series": np.zeros((14, 14, 8, 11))}, "zero everywhere inside the mask"),
-        ({"acquisition": Acquisition(1.8, np.full(11, 1.8))}, "at least 2"),
+        ({"acquisition": Acquisition(1.8, np.full(11, 1.8)), "estimator": "field"}, "at least 2"),
         ({"estimator": "magic"}, "expected one of field, pinn"),
         ({"estimator": "pinn", "preset": "best"}, "expected one of default, paper"),
         ({"estimator": "pinn", "frequency": 3}, "no setting frequency; expected some of objective"),

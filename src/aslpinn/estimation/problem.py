@@ -157,16 +157,11 @@ class Problem:
 def prepare(series: ArrayLike, mask: ArrayLike, acquisition: Acquisition) -> Problem:
     """Check a series, its mask and its timing against each other, and average the repeats.
 
-        Raises
-        ------
-        InputError
-    <<<<<<< HEAD
-            Shapes or counts that differ, an empty mask, values that are not finite or all zero inside the mask, a series
-            that was not divided by M0b or is label minus control, or fewer than two distinct (tau, PLD) pairs.
-    =======
-            Shapes or counts that differ, an empty mask, values that are not finite or all zero inside the mask, or a
-            series that was not divided by M0b.
-    >>>>>>> 6af9399 (One delay: estimator consensus, chosen by itself; T1 of blood for each person by hematocrit or participants.tsv)
+    Raises
+    ------
+    InputError
+        Shapes or counts that differ, an empty mask, values that are not finite or all zero inside the mask, or a series
+        that was not divided by M0b or is label minus control.
     """
     values, inside = np.asarray(series), np.asarray(mask)
     _check_shapes(values, inside, acquisition)
