@@ -86,6 +86,51 @@ def test_a_book_that_cannot_be_built_leaves_the_one_before_and_a_new_one_takes_i
     assert not (out / "stage").exists()
 
 
+def subject(project: Path, key: str) -> Task:
+    report = project / "out" / "subjects" / key / "report.ipynb"
+    report.parent.mkdir(parents=True)
+    report.write_text(json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    series = str(project / f"{key}_asl.nii.gz")
+    return Task(key, "subject", project / "x.md", report, {}, title=key, series=series, maps=project / "maps")
+
+
+def test_a_subject_whose_page_or_maps_are_damaged_does_not_hold_up_the_book(project, monkeypatch, capsys):
+    tasks, _ = run(project)
+    subjects = [subject(project, key) for key in ("sub-cut", "sub-warned", "sub-dark", "sub-fine")]
+    subjects[0].report.write_text('{"cells": [')
+    (project / "maps").mkdir()
+    (project / "maps" / "sub-dark_cbf.nii.gz").write_bytes(b"not gzip")
+    done = {"state": "done", "seconds": 1.0, "error": None, "hash": "0", "maps": []}
+    results = {task.key: dict(done) for task in [*tasks, *subjects]}
+    results["bad"] |= {"state": "failed", "error": "x"}
+    results["sub-dark"]["maps"] = ["sub-dark_cbf.nii.gz"]
+    record = summary(Study(chapters=True), [*tasks, *subjects], results)
+    staged: list[dict[str, str]] = []
+
+    def build(folder: Path, log: Path) -> bool:
+        pages = {path.stem: path.read_text() for path in folder.glob("subjects/*.ipynb")}
+        staged.append(pages)
+        (folder / "_build" / "html").mkdir(parents=True, exist_ok=True)
+        (folder / "_build" / "html" / "index.html").write_text("")
+        log.parent.mkdir(exist_ok=True)
+        log.write_text(f"{folder}/subjects/sub-warned.ipynb:10002: WARNING: Unknown `<b>` [x]\n")
+        return len(staged) > 1
+
+    monkeypatch.setattr("aslpinn_book.study.site._jupyter_book", build)
+    out = project / "out"
+    assert not build_site(project, out, [*tasks, *subjects], record, say=lambda text: None), "and it is told"
+    assert (out / "site" / "index.html").is_file()
+    before, after = staged
+    assert "sub-cut: not shown" in before["sub-cut"]
+    assert "not shown" not in before["sub-warned"]
+    assert "Unknown `<b>`" in after["sub-warned"]
+    assert "not shown" not in after["sub-fine"]
+    told = capsys.readouterr().err
+    assert [key for key in ("sub-cut", "sub-warned", "sub-dark", "sub-fine") if f"subjects/{key}: " in told] == [
+        "sub-cut", "sub-warned", "sub-dark",
+    ]  # fmt: skip
+
+
 @pytest.mark.slow
 def test_the_book_builds_with_a_chapter_that_failed_and_loads_scripts_where_they_are_needed(project):
     tasks, record = run(project)

@@ -307,37 +307,3 @@ def test_a_full_disk_is_told_and_the_next_run_goes_on(project, tmp_path, capsys)
         assert not list(out.rglob("*.part*"))
     finally:
         subprocess.run(["umount", str(disk)], check=True)
-
-
-@pytest.mark.slow
-def test_three_subjects_one_broken_two_maps_and_a_book_that_names_the_third(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    root, out = brains(tmp_path / "data", 3), tmp_path / "out"
-    broken = root / "sub-02" / "perf" / "sub-02_asl.json"
-    sidecar = json.loads(broken.read_text())
-    del sidecar["PostLabelingDelay"]
-    broken.write_text(json.dumps(sidecar))
-    plan = tmp_path / "STUDY.toml"
-    plan.write_text('bids = ["data"]\nout = "out"\nchapters = false\nfast = true\nestimators = ["nlls"]\n')
-    start = time.monotonic()
-    assert main(["study", str(plan)]) == 1
-    first = time.monotonic() - start
-    assert "PostLabelingDelay" in capsys.readouterr().err
-    assert len(list(out.glob("derivatives/aslpinn/sub-*/perf/*_cbf.nii.gz"))) == 4  # two subjects, map and SD
-    page = (out / "site" / "subjects" / "sub-02.html").read_text()
-    assert "not fitted" in page
-    assert "PostLabelingDelay" in page
-    assert str(tmp_path) not in page
-    together = (out / "site" / "subjects" / "group.html").read_text()
-    assert "1 failed" in together
-    assert 'href="sub-02.html"' in together
-    record = json.loads((out / "study.json").read_text())
-    state = record["subjects"]["sub-01"]
-    assert state["state"] == "done"
-    assert state["peak_memory_mb"] > 50
-    assert len(state["hashes"]["code"]) == len(state["hashes"]["inputs"]["sub-01/perf/sub-01_asl.nii.gz"]) == 64
-    assert record["groups"]["group"]["state"] == "done"
-
-    start = time.monotonic()
-    assert main(["study", str(plan)]) == 1
-    assert time.monotonic() - start < first / 3

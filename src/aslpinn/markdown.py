@@ -11,14 +11,19 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 #: Characters beside letters and digits that mean nothing to markdown inside a line.
-_HARMLESS = frozenset(" -.,:/()%+±µ·–")
+_HARMLESS = frozenset(" -.,/()%+±µ·–")
 
 
 def words(text: object) -> str:
     """Text from data inside a line of markdown: shown letter by letter, whatever it holds; line breaks are spaces."""
     line = " ".join(str(text).split())
-    begin = _HARMLESS - set("-+")  # which would begin a list
-    return "".join(c if c.isalnum() or c in (_HARMLESS if at else begin) else _shown(c) for at, c in enumerate(line))
+    count = len(re.match(r"\d*", line)[0])  # type: ignore[index]
+    kept = []
+    for at, c in enumerate(line):
+        listed = at <= count and not c.isalnum()  # "-", "+", "1." or "1)", which begin a list, or "%", a comment
+        address = c == "." and line[at + 1 : at + 2].isalpha()  # which would become a link
+        kept.append(c if c.isalnum() or (c in _HARMLESS and not listed and not address) else _shown(c))
+    return "".join(kept)
 
 
 def _shown(character: str) -> str:
