@@ -60,8 +60,8 @@ def test_every_folder_of_the_package_is_a_room() -> None:
     assert folders == set(ALLOWED)
 
 
-def imports_at_the_top(path: Path) -> set[str]:
-    """Modules of both packages that a file imports when it is itself imported: outside functions and TYPE_CHECKING."""
+def imports_of(path: Path, anywhere: bool = False) -> set[str]:
+    """What a file imports when it is imported, outside functions and TYPE_CHECKING; `anywhere`: in functions too."""
     package = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
     found: set[str] = set()
 
@@ -69,6 +69,8 @@ def imports_at_the_top(path: Path) -> set[str]:
         for node in nodes:
             if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
                 visit(node.orelse)
+            elif anywhere and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                visit(node.body)
             elif isinstance(node, ast.If | ast.Try | ast.With | ast.ClassDef | ast.For):
                 for part in ("body", "orelse", "finalbody"):
                     visit(getattr(node, part, []))
@@ -84,13 +86,13 @@ def imports_at_the_top(path: Path) -> set[str]:
     return found
 
 
-def graph() -> dict[str, set[str]]:
-    """Module -> the modules that it imports when it is imported, for both packages; packages are their __init__."""
+def graph(anywhere: bool = False) -> dict[str, set[str]]:
+    """Module -> what it imports of both packages; a package is its __init__. anywhere: see imports_of."""
     files = {}
     for root in (PACKAGE, PACKAGE.parent / "aslpinn_book"):
         for path in root.rglob("*.py"):
             files[".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")] = path
-    return {name: {one for one in imports_at_the_top(path) if one in files} - {name} for name, path in files.items()}
+    return {name: {one for one in imports_of(path, anywhere) if one in files} - {name} for name, path in files.items()}
 
 
 def circles(edges: dict[str, set[str]]) -> list[set[str]]:
@@ -132,6 +134,12 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     edges = graph()
     # A package imports what it offers: a module that takes something from its own package's __init__ is a circle too.
     assert circles(edges) == []
+
+
+def test_no_module_imports_itself_by_way_of_others_while_it_runs_either() -> None:
+    edges = graph(anywhere=True)  # imports inside functions as well, but for what a package's __init__ offers
+    packages = {name for name in edges if any(other.startswith(f"{name}.") for other in edges)}
+    assert circles({name: found - packages for name, found in edges.items() if name not in packages}) == []
 
 
 def test_circles_are_found() -> None:

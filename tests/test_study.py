@@ -176,13 +176,23 @@ def test_without_what_runs_notebooks_the_extra_is_named_and_nothing_written(proj
 
 @pytest.mark.parametrize("name", ["site", "stage", "virtual"])
 def test_a_folder_that_no_study_made_is_never_removed(project, tmp_path, capsys, name):
+    root, out = dataset(tmp_path / "data", **{"01": "x"}), tmp_path / "work"
+    (out / name).mkdir(parents=True)
+    (out / name / "mine.txt").write_text("years of work")
+    assert main(["study", "--bids", str(root), "--out", str(out)]) == 2
+    assert f"{out / name}: is there already" in capsys.readouterr().err
+    assert (out / name / "mine.txt").read_text() == "years of work"
+    assert not (out / ".lock").exists()
+
+
+@pytest.mark.parametrize("place", ["", "sub-01", "build"])
+def test_a_study_is_not_written_into_its_own_input_but_below_its_derivatives(project, tmp_path, capsys, place):
     root = dataset(tmp_path / "data", **{"01": "x"})
-    (root / name).mkdir()
-    (root / name / "mine.txt").write_text("years of work")
-    assert main(["study", "--bids", str(root), "--out", str(root)]) == 2
-    assert f"{root / name}: is there already" in capsys.readouterr().err
-    assert (root / name / "mine.txt").read_text() == "years of work"
-    assert not (root / ".lock").exists()
+    before = sorted(root.rglob("*"))
+    arguments = ["study", "--bids", str(root), "--no-book", "--out"]
+    assert main([*arguments, str(root / place)]) == 2
+    assert "raw data set" in capsys.readouterr().err
+    assert sorted(root.rglob("*")) == before
 
 
 def test_two_studies_in_one_folder_are_refused_and_single_subjects_run_beside_each_other(project, tmp_path):

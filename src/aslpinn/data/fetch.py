@@ -12,7 +12,6 @@ import hashlib
 import importlib.resources
 import json
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any
 
 from ..errors import InputError
 from .derivatives import require_outside_raw
+from .fetch_build import DATASETS, build_oxford, build_tepcasl
 
 UPSTREAM = "https://raw.githubusercontent.com"
 Progress = Callable[[int, int, str], None]
@@ -41,8 +41,6 @@ class Source:
 
 def sources() -> dict[str, Source]:
     """The data sets that `fetch` knows, by name."""
-    from .fetch_build import DATASETS, build_oxford, build_tepcasl
-
     return {
         "oxford-mpld": Source(
             "oxford-mpld",
@@ -217,26 +215,3 @@ def _explain(error: Exception, address: str, done: int, total: int, store: Path)
     else:
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
     return InputError(f"{address}: {what}\n{kept}")
-
-
-def dicom_to_nifti(folder: Path, out: Path) -> tuple[Path, dict[str, Any]]:
-    """Convert one DICOM series with dcm2niix, de-identified (-ba y): the NIfTI file and its sidecar.
-
-    Raises
-    ------
-    InputError
-        Where dcm2niix fails or does not give exactly one image.
-    """
-    import dcm2niix
-
-    command = [dcm2niix.bin, "-ba", "y", "-b", "y", "-z", "y", "-f", "series", "-o", str(out), str(folder)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    except subprocess.TimeoutExpired:
-        raise InputError(f"{folder}: dcm2niix did not end within 600 s; expected one image") from None
-    images = sorted(out.glob("*.nii.gz"))
-    if done.returncode != 0 or len(images) != 1:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
-        raise InputError(f"{folder}: dcm2niix made {len(images)} images ({last[0][:120]}); expected one")
-    sidecar = json.loads(images[0].with_name("series.json").read_text(encoding="utf-8"))
-    return images[0], sidecar

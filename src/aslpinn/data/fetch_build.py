@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,31 @@ _KEPT = (
 )
 
 
+def dicom_to_nifti(folder: Path, out: Path) -> tuple[Path, dict[str, Any]]:
+    """Convert one DICOM series with dcm2niix, de-identified (-ba y): the NIfTI file and its sidecar.
+
+    Raises
+    ------
+    InputError
+        Where dcm2niix fails or does not give exactly one image.
+    """
+    import dcm2niix
+
+    command = [dcm2niix.bin, "-ba", "y", "-b", "y", "-z", "y", "-f", "series", "-o", str(out), str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    except subprocess.TimeoutExpired:
+        raise InputError(f"{folder}: dcm2niix did not end within 600 s; expected one image") from None
+    images = sorted(out.glob("*.nii.gz"))
+    if done.returncode != 0 or len(images) != 1:
+        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
+        raise InputError(f"{folder}: dcm2niix made {len(images)} images ({last[0][:120]}); expected one")
+    sidecar = json.loads(images[0].with_name("series.json").read_text(encoding="utf-8"))
+    return images[0], sidecar
+
+
 def build_oxford(files: Path, out: Path) -> None:
     """oxford-mpld from its 97 DICOM files: M0, then label and control, the delay varying fastest."""
-    from .fetch import dicom_to_nifti
-
     perf = out / "sub-01" / "perf"
     perf.mkdir(parents=True)
     scratch = out / ".dicom"

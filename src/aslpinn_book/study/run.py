@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from aslpinn import __version__
+from aslpinn.data.derivatives import require_outside_raw
 from aslpinn.errors import InputError
 from aslpinn.estimation.options import PRESETS, former_default
 
@@ -73,6 +74,8 @@ def run_study(plan: Study, say: Callable[[str], None] = _print, only: Sequence[s
     out = plan.out.resolve()
     first = replace(plan, participants=(), sessions=()) if uses_virtual(plan) else plan
     known = found_subjects(first, project)  # refuses bad input before anything is written
+    for task in known:
+        require_outside_raw(out, Path(task.series))
     if not uses_virtual(plan):
         _chosen(known, only)
     chapters = _chapters(plan, project)
