@@ -30,6 +30,7 @@ CASES = {
     "closed form, odd sizes, held out": {
         "objective": "closed-form", "held_out": 0.2, "att_levels": 0, "hidden": 13, "layers": 2, "features": 3,
     },
+    "closed form, finer levels decay faster": {"objective": "closed-form", "level_decay": 30.0},
     "increments": {"objective": "increments", "alpha": 0.7},
     "increments, held out, one layer": {"objective": "increments", "held_out": 0.3, "layers": 1, **PAPER},
     "derivative": {"objective": "pointwise", "time_scale": 0.5, **PAPER},

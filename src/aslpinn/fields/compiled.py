@@ -365,12 +365,13 @@ def table_gradient_step(
     v: Any,
     scratch: Any,
     rates: Any,
+    keeps: Any,
 ) -> None:
     """Carry the gradients of codes (n, levels * features) back to the table and take an AdamW step, level by level.
 
     Levels own disjoint rows, so threads never meet; a thread takes every `threads`-th level, which shares out the small
     ones. A level's gradient lives in its thread's scratch (threads, largest level's rows * features) and is used while
-    it is in the cache. table, m, v: flat.
+    it is in the cache. table, m, v: flat. keeps (levels,): what each level's weight decay leaves of its rows.
     """
     features = g_code.shape[1] // rows.shape[1]
     for level in range(thread, rows.shape[1], threads):
@@ -390,4 +391,5 @@ def table_gradient_step(
                 row, weight = np.int64(rows[p, level, k]) * features - first, weights[p, level, k]
                 for f in range(features):
                     grad[row + f] += weight * g_code[i, level * features + f]
-        adamw(table[first:last], m[first:last], v[first:last], grad, rates)
+        own = (keeps[level], rates[1], rates[2], rates[3], rates[4], rates[5])
+        adamw(table[first:last], m[first:last], v[first:last], grad, own)

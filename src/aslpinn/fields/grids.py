@@ -92,6 +92,15 @@ def corners(x: Any, level: Level, xp: Any) -> tuple[Any, Any]:
     return xp.stack(rows, 1), xp.stack(weights, 1)
 
 
+def decay_rates(levels: Sequence[Level], strength: float) -> NDArray[np.float64]:
+    """Weight decay of each level's rows beside AdamW's own: strength times (resolution / 8)^1.5.
+
+    Rows that decay the faster the finer their grid are a prior of finite smoothness: what a step of a given size costs
+    grows with its spatial frequency.
+    """
+    return strength * (np.array([level.resolution for level in levels]) / 8) ** 1.5
+
+
 def table_start(seed: Seed, rows: int, features: int) -> Floats:
     """Return a table (rows, features) uniform in -INIT to INIT."""
     return _uniform(np.random.default_rng(seed), (rows, features), INIT)

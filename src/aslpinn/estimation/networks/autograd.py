@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ...fields import HashIndex, MultiresHashEncoding, ParameterField, SignalField
+from ...fields.grids import decay_rates
 from .. import objectives
 from ..objectives import Durations, Losses
 from ..problem import Floats
@@ -59,10 +60,14 @@ class Fields(nn.Module):
             omegas = (config.omega_signal_first, config.omega_signal)
             self.signal_field = SignalField(self.parameter_field.encoding, *shape, *omegas, config.activation, rng)
 
+    def encodings(self) -> list[MultiresHashEncoding]:
+        """That of f_ode and f_tissue, and ATT's own where it has one."""
+        own = [] if self.att_field is None else [self.att_field.encoding]
+        return [self.parameter_field.encoding, *own]
+
     def precompute(self, at: Tensor) -> list[HashIndex]:
         """Hash (N, 3) positions once for every encoding."""
-        own = [] if self.att_field is None else [self.att_field.encoding.precompute(at)]
-        return [self.parameter_field.encoding.precompute(at), *own]
+        return [encoding.precompute(at) for encoding in self.encodings()]
 
     def forward(self, indices: list[HashIndex], subset: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Code of the first encoding (n, C), CBF (n,) and ATT (n,) of precomputed positions."""
@@ -105,6 +110,9 @@ class AutogradEngine:
         self.optimizer = torch.optim.AdamW(
             self.fields.parameters(), lr, weight_decay=config.weight_decay, fused=True, capturable=self.recorded
         )
+        self._decay = [
+            (encoding.table, self._rows(encoding)) for encoding in self.fields.encodings() if config.level_decay
+        ]
         self._graphs: dict[int, Recorded] = {}
         if device.startswith("cuda"):
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic products ask for
@@ -113,6 +121,12 @@ class AutogradEngine:
 
     def _tensor(self, values: Any) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(values)).to(self.device)
+
+    def _rows(self, encoding: MultiresHashEncoding) -> Tensor:
+        """Weight decay of every row of a table, (rows, 1)."""
+        rates = decay_rates(encoding.levels, self.config.level_decay)
+        rows = np.repeat(rates, [level.rows for level in encoding.levels])
+        return self._tensor(rows.astype(np.float32))[:, None]
 
     def load(self, batches: list[tuple[Points, Floats]]) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches as tensors; those of an epoch are copied to the device together."""
@@ -135,6 +149,9 @@ class AutogradEngine:
         self.optimizer.zero_grad(set_to_none=True)
         losses = self.losses(points, drawn)
         losses["total"].sum().backward()
+        with torch.no_grad():
+            for table, decay in self._decay:
+                table.mul_(torch.exp(decay * -self.optimizer.param_groups[0]["lr"]))
         self.optimizer.step()
         return {name: value.detach() for name, value in losses.items()}
 

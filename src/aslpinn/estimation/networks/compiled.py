@@ -12,6 +12,7 @@ import numpy as np
 
 from ...fields.arrays import Layers, Table
 from ...fields.compiled import LANES, Network, padded, rates_of, table_gradient_step
+from ...fields.grids import decay_rates
 from ...fields.threads import on_threads, workers
 from ..fused_physics import physics_of
 from ..problem import Floats
@@ -55,7 +56,7 @@ class CompiledEngine:
         self.physics = physics_of(samples.problem.acquisition.constants, samples.scale)
         self.encodings, self.networks = start(config, seed)
         self.packed = Packed(self.networks)
-        self.tables = [TableState(encoding, self.threads) for encoding in self.encodings]
+        self.tables = [TableState(encoding, self.threads, config.level_decay) for encoding in self.encodings]
         self.positions = [samples.index(encoding) for encoding in self.encodings]
         self.index = [Lookup(state.table, *pair) for state, pair in zip(self.tables, self.positions, strict=True)]
         sums = self.batch.weight.sum(axis=1, dtype=np.float64)
@@ -105,7 +106,7 @@ class CompiledEngine:
         for state, index, g_code in zip(self.tables, self.index, self.g_codes, strict=True):
             on_threads(
                 self.threads, table_gradient_step, g_code, index.rows, index.weights, self.points, state.offsets,
-                state.table.ravel(), state.m, state.v, state.scratch, rates,
+                state.table.ravel(), state.m, state.v, state.scratch, rates, state.keeps(lr, rates[0]),
             )  # fmt: skip
 
     def sync(self) -> None:
@@ -190,12 +191,17 @@ def batch_of(samples: Samples, config: FitConfig) -> Batch:
 class TableState:
     """A table, shared with its encoding, and AdamW's moments of it."""
 
-    def __init__(self, encoding: Table, threads: int) -> None:
+    def __init__(self, encoding: Table, threads: int, level_decay: float) -> None:
         self.table, self.width = encoding.table, encoding.width
         self.offsets = np.array([level.offset for level in encoding.levels] + [len(self.table)])
         self.m, self.v = np.zeros(self.table.size, np.float32), np.zeros(self.table.size, np.float32)
         largest = max(level.rows for level in encoding.levels) * self.table.shape[1]
         self.scratch = np.empty((threads, largest), np.float32)
+        self.decay = decay_rates(encoding.levels, level_decay)
+
+    def keeps(self, lr: float, all_levels: float) -> Floats:
+        """What is left of each level's rows after a step's weight decay, where `all_levels` is that of AdamW."""
+        return (all_levels * np.exp(-lr * self.decay)).astype(np.float32)
 
 
 class Packed:

@@ -69,6 +69,7 @@ class FitConfig:
     t_max: int = _setting(0, "cosine: epochs until final_lr; 0: all epochs", "Annealing period (T_max)")
     warmup: float = _setting(0.3, "one-cycle: share of the steps in which the rate rises")
     weight_decay: float = _setting(0.01, "AdamW's weight decay")
+    level_decay: float = _setting(0.0, "weight decay of the tables that grows with a grid's resolution R, by (R/8)^1.5")
     members: int = _setting(8, "networks from different seeds whose maps are averaged")
     seed: int = _setting(0, "of start values, batches and collocation times")
     held_out: float = _setting(0.0, "share of voxel-times kept from the loss to choose the epoch; 0: the last epoch")
@@ -98,6 +99,7 @@ class FitConfig:
             "t_max",
             "warmup",
             "weight_decay",
+            "level_decay",
             "seed",
         }
         zero_is_fine |= {"held_out", "final_lr", "edge_width"}
