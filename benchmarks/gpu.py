@@ -222,10 +222,10 @@ def main() -> None:
         *((f"step of {k} networks", lambda k=k: bench.time_of(k, rounds)) for k in arguments.networks),
         ("twice", bench.twice),
         ("200 steps", bench.steps),
-        ("eager", lambda: bench.eager(rounds // 3)),
-        ("torch.compile", lambda: bench.compiled(6, rounds)),
+        ("eager", lambda: bench.eager(max(rounds // 3, 1))),
         ("profile", lambda: bench.profile(1)),
         ("profile", lambda: bench.profile(arguments.networks[-1])),
+        ("torch.compile", lambda: bench.compiled(6, rounds)),
     ]
     for what, measure in work:
         if time.perf_counter() - bench.began > bench.budget:

@@ -247,14 +247,14 @@ class Trainer:
 
     def device(self) -> str:
         """What trains, in words."""
-        if self.arguments.device == "cpu":
+        if not self.arguments.device.startswith("cuda"):
             return "CPU"
         import torch
 
         return str(torch.cuda.get_device_name(self.arguments.device))
 
     def keep(self, run: Run, one: Any) -> None:
-        """Store a run's maps, one byte short of precise: half precision, (2, N)."""
+        """Store a run's maps of CBF and ATT in half precision, (2, N)."""
         folder = self.arguments.out.with_name(f"{self.arguments.out.stem}-maps")
         folder.mkdir(exist_ok=True)
         name = f"{run.protocol}_{run.tsnr:g}_{run.reading}".lower()
