@@ -97,3 +97,17 @@ def test_impossible_timing_is_refused(tau: list[float], pld: list[float], words:
         return
     with pytest.raises(InputError, match=words):
         Acquisition(tau, pld)
+
+
+def test_repeats_are_averaged_in_the_order_of_first_appearance(rng):
+    timing = Acquisition(1.4, [0.5, 0.25, 0.5, 0.75, 0.25, 0.5])
+    assert timing.repeats.tolist() == [3, 2, 1]
+    values = rng.normal(size=(4, 5, 6)).astype(np.float32)
+    expected = np.stack([values[..., [0, 2, 5]].mean(-1), values[..., [1, 4]].mean(-1), values[..., 3]], axis=-1)
+    found = timing.mean_over_repeats(values)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+    some = np.array([5, 4, 3])  # the order of the pairs stays that of the whole series
+    np.testing.assert_allclose(timing.mean_over_repeats(values[..., some], among=some), values[..., some])
+    with pytest.raises(InputError, match=r"5 volumes .* expected 6"):
+        timing.mean_over_repeats(values[..., :5])

@@ -485,10 +485,9 @@ def _by_delay(deltam: Volume, inside: NDArray[np.bool_], acquisition: Acquisitio
     """Mean over repeats, (X, Y, Z, K), and the variance of the mask's mean of one of them, by its repeats (or 0)."""
     distinct, index = acquisition.distinct
     members = [np.flatnonzero(index == k) for k in range(len(distinct))]
-    means = np.stack([deltam[..., volumes].mean(axis=-1) for volumes in members], axis=-1)
     brain = deltam[inside].mean(axis=0, dtype=float)
     spread = [brain[volumes].var(ddof=1) / volumes.size for volumes in members if volumes.size > 2]
-    return means, float(np.median(spread)) if spread else 0.0
+    return acquisition.mean_over_repeats(deltam), float(np.median(spread)) if spread else 0.0
 
 
 def _relative_m0(

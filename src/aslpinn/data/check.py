@@ -15,13 +15,15 @@ from .derivatives import constants_table, jsonable
 def describe(subject: Subject) -> dict[str, Any]:
     """What was found, what will be done, what is missing, and the effective delay of every slice; ready for JSON."""
     acquisition = subject.acquisition
-    distinct, index = acquisition.distinct
+    distinct = acquisition.distinct[0]
     offset = acquisition.slice_offset
     axis = acquisition.slice_axis
     offsets = np.zeros(subject.mask.shape[axis]) if offset is None else offset
     delays = [
-        {"labeling_duration": tau, "post_labeling_delay": pld, "repeats": int(np.sum(index == k))}
-        for k, (tau, pld) in enumerate(zip(distinct.labeling_duration, distinct.post_labeling_delay, strict=True))
+        {"labeling_duration": tau, "post_labeling_delay": pld, "repeats": int(repeats)}
+        for tau, pld, repeats in zip(
+            distinct.labeling_duration, distinct.post_labeling_delay, acquisition.repeats, strict=True
+        )
     ]
     slices = [
         {"slice": k, "offset": float(late), "post_labeling_delay": distinct.post_labeling_delay + late}

@@ -101,9 +101,7 @@ def check_scale(
     series: Volume, inside: Mask, acquisition: Acquisition, path: Path, kind: str, notes: list[str]
 ) -> None:
     """InputError (or a note) where delta-M / M0b is so small that M0 is in another unit than the series."""
-    distinct, index = acquisition.distinct
-    values = series[inside]
-    means = np.stack([values[:, index == k].mean(axis=1) for k in range(len(distinct))], axis=1)
+    means = acquisition.mean_over_repeats(series[inside])
     size = float(np.sqrt(np.mean(np.square(means, dtype=float))))
     told = (
         f"delta-M / M0b is {size:.1e} in the mask (RMS); expected about 0.005: M0 ({kind}) and the series in one unit"

@@ -171,12 +171,9 @@ def prepare(series: ArrayLike, mask: ArrayLike, acquisition: Acquisition) -> Pro
     _check_values(volumes, voxels)
     _check_sign(volumes.mean(axis=1))
     distinct, pair = acquisition.distinct
-    counts = np.bincount(pair, minlength=len(distinct)).astype(np.float32)
-    mean = np.zeros((len(distinct), len(pair)), dtype=np.float32)
-    mean[pair, np.arange(len(pair))] = 1.0 / counts[pair]
     return Problem(
-        signal=volumes @ mean.T,
-        counts=counts,
+        signal=acquisition.mean_over_repeats(volumes),
+        counts=acquisition.repeats.astype(np.float32),
         pld=distinct.pld_at(voxels).astype(np.float32),
         tau=distinct.labeling_duration.astype(np.float32),
         voxels=voxels,

@@ -211,11 +211,8 @@ def mean_misfit(subject: Subject, estimate: Estimate) -> dict[str, float] | None
 
     Returns pld in s, measured and fitted mean delta-M / M0b.
     """
-    distinct, index = subject.acquisition.distinct
-    inside = subject.mask
-    count = np.bincount(index, minlength=len(distinct))
-    volumes = subject.series[inside].mean(axis=0, dtype=float)
-    measured = np.bincount(index, volumes, minlength=len(distinct)) / count
+    distinct, count, inside = subject.acquisition.distinct[0], subject.acquisition.repeats, subject.mask
+    measured = subject.acquisition.mean_over_repeats(subject.series[inside].mean(axis=0, dtype=float))
     fitted = np.asarray(estimate.fitted, dtype=float)[inside].mean(axis=0)
     error = noise_sd(subject) / np.sqrt(count * inside.sum())
     off = np.abs(measured - fitted)
@@ -234,8 +231,7 @@ def _volumes(subject: Subject, estimate: Estimate) -> Verdicts:
         yield "cannot", "Motion: only difference images are there, in which it can be neither seen nor corrected."
     elif provenance.get("motion"):
         yield "can", "Perfusion in spite of motion: the raw volumes were there, and were brought onto one position."
-    _, index = subject.acquisition.distinct
-    repeats = int(np.bincount(index).min())
+    repeats = int(subject.acquisition.repeats.min())
     if repeats < 2:
         yield (
             "cannot",

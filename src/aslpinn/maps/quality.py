@@ -156,10 +156,8 @@ def voxelwise_cbf(subject: Subject, att: ArrayLike) -> Float:
     T1' is that of 50 ml/100g/min, where the model is linear in CBF.
     """
     out = np.zeros(subject.mask.shape)
-    distinct, index = subject.acquisition.distinct
-    count = np.bincount(index, minlength=len(distinct)).astype(float)
-    values = subject.series[subject.mask].astype(float)
-    mean = np.stack([values[:, index == k].mean(axis=1) for k in range(len(distinct))], axis=1)
+    distinct, count = subject.acquisition.distinct[0], subject.acquisition.repeats
+    mean = subject.acquisition.mean_over_repeats(subject.series[subject.mask].astype(float))
     pld = distinct.pld_at(np.argwhere(subject.mask))
     arrival = np.asarray(att, dtype=float)[subject.mask][:, None]
     model = delta_m(50.0, arrival, pld, distinct.labeling_duration, distinct.constants)
@@ -217,11 +215,8 @@ def noise_sd(subject: Subject) -> float:
 
 def residual_over_noise(subject: Subject, fitted: ArrayLike) -> float:
     """RMS of measured minus fitted, repeats averaged, over the noise of those averages: near 1 where the model fits."""
-    distinct, index = subject.acquisition.distinct
-    count = np.bincount(index, minlength=len(distinct)).astype(float)
-    values = subject.series[subject.mask].astype(float)
-    mean = np.stack([values[:, index == k].mean(axis=1) for k in range(len(distinct))], axis=1)
-    left = (mean - np.asarray(fitted, dtype=float)[subject.mask]) * np.sqrt(count)
+    mean = subject.acquisition.mean_over_repeats(subject.series[subject.mask].astype(float))
+    left = (mean - np.asarray(fitted, dtype=float)[subject.mask]) * np.sqrt(subject.acquisition.repeats)
     noise = noise_sd(subject)
     return float(np.sqrt(np.mean(left**2)) / noise) if noise > 0 else float("nan")
 

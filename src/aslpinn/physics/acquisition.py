@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -120,6 +120,24 @@ class Acquisition:
         )
         first = [int(np.flatnonzero(index == k)[0]) for k in range(len(pairs))]
         return self.select(first), index
+
+    @cached_property
+    def repeats(self) -> NDArray[np.intp]:
+        """How many volumes each distinct (tau, PLD) pair has. (D,)"""
+        return np.bincount(self.distinct[1])
+
+    def mean_over_repeats(self, volumes: ArrayLike, among: NDArray[np.integer] | None = None) -> NDArray[Any]:
+        """Means of (..., T) values over the repeats of each distinct (tau, PLD) pair: (..., D), float32 of float32.
+
+        among: numbers of the volumes that are averaged, T of them, each pair among them; by default all of the series.
+        """
+        values = np.asarray(volumes)
+        pair = self.distinct[1] if among is None else self.distinct[1][among]
+        if values.shape[-1:] != pair.shape:
+            raise AcquisitionError(f"{values.shape[-1]} volumes are to be averaged; expected {len(pair)}, one a delay")
+        shares = np.zeros((len(pair), len(self.repeats)), np.result_type(values, np.float32))
+        shares[np.arange(len(pair)), pair] = 1.0 / np.bincount(pair, minlength=len(self.repeats))[pair]
+        return values @ shares
 
     def select(self, volumes: Sequence[int] | NDArray[np.integer]) -> Acquisition:
         """The acquisition of some of the volumes, in the order given."""

@@ -86,11 +86,7 @@ def split(person: Person) -> Halves:
     parts = halves(person)  # type: ignore[arg-type]
     if parts is None:
         raise InputError("a delay was measured once only; expected repeats, to hold one half out")
-    index = person.acquisition.distinct[1]
-    train, test = (
-        np.stack([person.series[..., part[index[part] == k]].mean(axis=-1) for k in np.unique(index)], axis=-1)
-        for part in parts
-    )
+    train, test = (person.acquisition.mean_over_repeats(person.series[..., part], among=part) for part in parts)
     square = np.mean((train - test)[person.mask].astype(float) ** 2, axis=0)
     half = float(np.sqrt(square.mean()))
     return Halves(*parts, train, test, half, half / np.sqrt(2.0), np.sqrt(square / 2.0))

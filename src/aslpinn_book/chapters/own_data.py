@@ -34,8 +34,8 @@ def encoding_scheme(matrix: Float, labeling_duration: Float, final_delay: float)
 @styled
 def mean_curve(series: Float, mask: NDArray[np.bool_], acquisition: Acquisition) -> Figure:
     """Mean delta-M / M0b over the mask, in %, for each distinct duration and delay, against t = tau + PLD in s."""
-    distinct, index = acquisition.distinct
-    mean = 100 * np.array([series[mask][:, index == k].mean() for k in range(len(distinct))])
+    distinct = acquisition.distinct[0]
+    mean = 100 * acquisition.mean_over_repeats(series[mask].mean(axis=0))
     figure, axes = subplots(figsize=(5.8, 2.8))
     order = np.argsort(distinct.time, kind="stable")
     axes.plot(distinct.time[order], mean[order], "-", color="0.7", linewidth=1)

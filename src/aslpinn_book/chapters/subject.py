@@ -126,7 +126,7 @@ def held_out(person: Subject, run: Fit) -> dict[str, float] | None:
     index = person.acquisition.distinct[1]
     estimate = run(person.series[..., odd], person.mask, person.acquisition.select(odd))
     target = person.series[..., even]
-    means = np.stack([person.series[..., odd[index[odd] == k]].mean(axis=-1) for k in np.unique(index)], axis=-1)
+    means = person.acquisition.mean_over_repeats(person.series[..., odd], among=odd)
     return {
         "fit": metrics.held_out_error(target, estimate.fitted, person.mask, index[even]),
         "half": metrics.held_out_error(target, means, person.mask, index[even]),
