@@ -11,13 +11,14 @@ import time
 
 import numpy as np
 
-from ..physics import ATT_BOUNDS, CBF_BOUNDS, Acquisition, apparent_t1, delta_m
+from ..physics import ATT_BOUNDS, CBF_BOUNDS, Acquisition, apparent_t1, delta_m, sensitivities
 from .estimate import Estimate
 from .problem import Floats, Problem, Request
 
 GRID_STEP = 0.02  # s
 TYPICAL_ATT = 1.2  # s
 TYPICAL_CBF = 50.0  # ml/100g/min, for T1' on the grid; the refinement replaces it by the voxel's own
+KINK = 0.02  # s
 CHUNK = 4096  # voxels at a time: their scores on the whole grid fit in cache
 
 
@@ -130,18 +131,15 @@ def _refine(
 
 
 def gauss_newton_sd(problem: Problem, cbf: Floats, att: Floats, noise_sd: float) -> tuple[Floats, Floats]:
-    """SD of CBF and ATT from the inverse of J'WJ / noise_sd^2, J the model's Jacobian at the fit.
+    """SD of CBF and ATT from the inverse of J'WJ / noise_sd^2, J the model's Jacobian around the fit.
+
+    J is the mean of those KINK before and after ATT: fits often end where a sample falls on ATT, and slopes jump there.
 
     Where the data say nothing of a parameter, its SD is that of a uniform value between its bounds.
     """
-    step_cbf, step_att = np.float32(0.5), np.float32(0.02)
     constants, pld, tau = problem.acquisition.constants, problem.pld, problem.tau
-
-    def signal(cbf: Floats, att: Floats) -> Floats:
-        return delta_m(cbf[:, None], att[:, None], pld, tau, constants)
-
-    by_cbf = (signal(cbf + step_cbf, att) - signal(cbf, att)) / step_cbf
-    by_att = (signal(cbf, att + step_att) - signal(cbf, att - step_att)) / (2 * step_att)
+    beside = (att[:, None] + KINK * side for side in (-1, 1))
+    by_cbf, by_att = np.mean([sensitivities(cbf[:, None], at, pld, tau, constants) for at in beside], axis=0)
     precision = (problem.counts / noise_sd**2).astype(np.float64)
     a = np.einsum("nd,nd,d->n", by_cbf, by_cbf, precision) + 12 / (CBF_BOUNDS[1] - CBF_BOUNDS[0]) ** 2
     b = np.einsum("nd,nd,d->n", by_cbf, by_att, precision)
