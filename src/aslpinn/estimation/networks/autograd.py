@@ -17,7 +17,7 @@ from .. import objectives
 from ..objectives import Durations, Losses
 from ..problem import Floats
 from .config import FitConfig
-from .train import Points, Samples
+from .train import Points, Samples, held_out_error
 
 EVALUATION_CHUNK = 65536  # voxels evaluated at a time
 
@@ -105,6 +105,7 @@ class AutogradEngine:
         self.constants = samples.problem.acquisition.constants
         self.durations = Durations(samples.problem.acquisition, device, samples.initial)
         self.edge_width = samples.edge_width
+        self.kept = [] if samples.held_out is None else [self._tensor(values) for values in samples.kept]
         self.recorded = recorded and device.startswith("cuda") and name != "tinycudann"
         lr: Any = torch.tensor(config.lr, device=device) if self.recorded else config.lr
         self.optimizer = torch.optim.AdamW(
@@ -175,13 +176,22 @@ class AutogradEngine:
             measured, weight, fitted, rate, cbf, att, times, *common, config.time_scale, config.reading, self.edge_width
         )
 
-    @torch.no_grad()
     def maps(self) -> tuple[Floats, Floats]:
         """CBF in ml/100g/min and ATT in s of all voxels, as the networks are now: (K, N)."""
-        chosen = torch.arange(self.signal.shape[-2], device=self.device).split(EVALUATION_CHUNK)
-        parts = [torch.stack(self.fields(self.indices, points)[1:]) for points in chosen]
-        cbf, att = torch.cat(parts, dim=-1).cpu().numpy()
+        cbf, att = self._maps().cpu().numpy()
         return np.atleast_2d(cbf), np.atleast_2d(att)
+
+    def held_out_error(self) -> list[float] | float:
+        """`train.held_out_error` of the networks as they are now."""
+        cbf, att = self._maps()
+        errors: list[float] | float = held_out_error(self.kept, cbf, att, self.constants).tolist()
+        return errors
+
+    @torch.no_grad()
+    def _maps(self) -> Tensor:
+        """CBF and ATT of all voxels: (2, N), of several networks (2, K, N)."""
+        chosen = torch.arange(self.signal.shape[-2], device=self.device).split(EVALUATION_CHUNK)
+        return torch.cat([torch.stack(self.fields(self.indices, points)[1:]) for points in chosen], dim=-1)
 
 
 class Recorded:

@@ -19,7 +19,7 @@ from ..problem import Floats
 from .compiled_samples import Batch
 from .compiled_step import CLOSED_FORM, DERIVATIVE, INCREMENTS, ODE, Lookup, Work, gradients, weights_step
 from .config import FitConfig
-from .train import Points, Samples
+from .train import Points, Samples, held_out_error
 
 MOST_UNITS = 256  # units of work in a step, each with its own sum of weight gradients
 
@@ -51,7 +51,7 @@ class CompiledEngine:
         pointwise = ODE if config.reading == "ode" else DERIVATIVE
         self.objective = {"closed-form": CLOSED_FORM, "increments": INCREMENTS}.get(config.objective, pointwise)
         self.collocation = 0 if config.objective == "closed-form" else config.collocation
-        self.config, self.steps, self.threads = config, 0, workers()
+        self.samples, self.config, self.steps, self.threads = samples, config, 0, workers()
         self.batch = batch_of(samples, config)
         self.physics = physics_of(samples.problem.acquisition.constants, samples.scale)
         self.encodings, self.networks = start(config, seed)
@@ -127,6 +127,11 @@ class CompiledEngine:
             parts.append(np.stack([found[0][:, 0], found[-1][:, 1]]))
         log_cbf, log_att = np.concatenate(parts, axis=1)[:, None]
         return np.float32(self.config.cbf_scale) * np.exp(log_cbf), np.float32(self.config.att_scale) * np.exp(log_att)
+
+    def held_out_error(self) -> Any:
+        """`train.held_out_error` of the network as it is now."""
+        (cbf,), (att,) = self.maps()
+        return held_out_error(self.samples.kept, cbf, att, self.samples.problem.acquisition.constants)
 
     def _buffers(self, n: int) -> tuple[Any, ...]:
         """Sums of units and gradients of codes for a batch of n voxels; kept, as an epoch has one or two sizes."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FitError, InputError
-from ...physics import delta_m
+from ...physics import Constants, delta_m
 from ..problem import Floats, Problem
 from .config import FitConfig
 
@@ -116,6 +116,14 @@ class Samples:
             self._indices[encoding.levels] = encoding.index(self.positions)
         return self._indices[encoding.levels]
 
+    @cached_property
+    def kept(self) -> tuple[Any, ...]:
+        """What `held_out_error` compares: signals, 1 where one is held out and 0 elsewhere, scale, PLD and tau."""
+        assert self.held_out is not None
+        acquired = slice(len(self.problem.tau))
+        signal, held_out = self.signal[..., acquired], self.held_out[..., acquired].astype(np.float32)
+        return signal, held_out, np.float32(self.scale), self.problem.pld, self.problem.tau
+
     def batches(self, config: FitConfig, rng: np.random.Generator) -> list[tuple[Points, Floats]]:
         """An epoch: numbers (n,) of the voxels in each batch, and where their collocation times fall, (n, count)."""
         parts = minibatches(len(self), config.batch, rng)
@@ -124,22 +132,15 @@ class Samples:
         count, at = config.collocation, config.collocation_at
         return [(points, self.durations.draw(len(points), count, rng, at)) for points in parts]
 
-    def held_out_errors(self, cbf: Floats, att: Floats) -> list[float]:
-        """RMSE of the samples kept from the loss, predicted by Buxton's solution of K maps (K, N), in scaled units."""
-        assert self.held_out is not None
-        problem, errors = self.problem, []
-        constants = problem.acquisition.constants
-        for k, (one, other) in enumerate(zip(cbf, att, strict=True)):
-            signal, kept, scale = (
-                (self.signal, self.held_out, self.scale)
-                if self.signal.ndim == 2
-                else (self.signal[k], self.held_out[k], self.scale[k])
-            )
-            fitted = scale * delta_m(one[:, None], other[:, None], problem.pld, problem.tau, constants)
-            samples = slice(fitted.shape[1])
-            off = np.square(signal[:, samples] - fitted)[kept[:, samples]]
-            errors.append(float(np.sqrt(off.mean(dtype=np.float64))))
-        return errors
+
+def held_out_error(kept: Sequence[Any], cbf: Any, att: Any, constants: Constants) -> Any:
+    """RMSE of the samples kept from the loss, predicted by Buxton's solution of maps (N,) or (K, N), in scaled units.
+
+    kept: `Samples.kept`, as arrays or as tensors where the maps are. One number, or one for each of K networks.
+    """
+    signal, weight, scale, pld, tau = kept
+    off = weight * (signal - scale * delta_m(cbf[..., None], att[..., None], pld, tau, constants)) ** 2
+    return (off.sum((-2, -1)) / weight.sum((-2, -1))) ** 0.5
 
 
 def _with_column(values: NDArray[Any], value: Any) -> NDArray[Any]:
@@ -228,6 +229,9 @@ class Engine(Protocol):
     def maps(self) -> tuple[Floats, Floats]:
         """CBF in ml/100g/min and ATT in s of all voxels, as the networks are now: (K, N)."""
 
+    def held_out_error(self) -> Any:
+        """`held_out_error` of the networks as they are now."""
+
 
 def train(engine: Engine, samples: Samples, config: FitConfig, on_epoch: OnEpoch | None = None) -> list[Trained]:
     """Train an engine's networks; for each its maps after the last epoch, or after that of the smallest held-out error.
@@ -285,8 +289,8 @@ class Record:
         _check_finite(losses, epoch, self.config)
         self.histories = self.histories or [History() for _ in losses["total"]]
         if self.samples.held_out is not None:
+            losses["held-out"] = np.atleast_1d(engine.held_out_error())
             maps = engine.maps()
-            losses["held-out"] = np.array(self.samples.held_out_errors(*maps))
             self.best = self.best or list(zip(*maps, strict=True))
         for k, history in enumerate(self.histories):
             for name, values in losses.items():
