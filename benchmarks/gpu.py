@@ -22,7 +22,7 @@ import torch
 
 from aslpinn import Acquisition
 from aslpinn.estimation.networks.autograd import AutogradEngine
-from aslpinn.estimation.networks.config import PRESETS, FitConfig
+from aslpinn.estimation.networks.config import PRESETS, PinnOptions
 from aslpinn.estimation.networks.train import Samples, train
 from aslpinn.estimation.problem import prepare
 from aslpinn.physics import delta_m
@@ -79,7 +79,7 @@ class Bench:
         except Exception as error:
             self.add(what, "failed", note=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
-    def engine(self, device: str, networks: int = 1, config: FitConfig = PAPER, **options: Any) -> AutogradEngine:
+    def engine(self, device: str, networks: int = 1, config: PinnOptions = PAPER, **options: Any) -> AutogradEngine:
         """Networks of seeds 0, 1, ..., with tables away from their start, where codes are almost zero."""
         seeds = list(range(networks))
         samples = self.samples if networks == 1 else Samples.stack([self.samples] * networks)
@@ -131,7 +131,7 @@ class Bench:
 
     def twice(self) -> None:
         """A fit of some epochs of two networks, twice: are the maps the same bit for bit?"""
-        config = PAPER.with_overrides(epochs=5, t_max=5)
+        config = PAPER.changed(epochs=5, t_max=5)
         runs = [train(self.engine(self.device, 2, config), self.samples, config) for _ in range(2)]
         same = all(
             np.array_equal(a, b)

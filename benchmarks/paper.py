@@ -188,7 +188,7 @@ class Trainer:
         from aslpinn.estimation.problem import prepare as problem_of
 
         first = runs[0]
-        config = PRESETS["paper"].with_overrides(
+        config = PRESETS["paper"].changed(
             epochs=first.epochs, reading=first.reading, held_out=first.held_out, members=1
         )
         tau, pld = self.phantoms[f"{first.protocol} timing"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aslpinn import Acquisition, InputError
-from aslpinn.estimation.networks.config import FitConfig
+from aslpinn.estimation.networks.config import PinnOptions
 from aslpinn.estimation.objectives import Durations
 from aslpinn_book.chapters import ablations
 
@@ -20,8 +20,8 @@ def test_every_entry_of_every_group_is_a_valid_config():
     for group, entries in ablations.GROUPS.items():
         assert len(entries) >= 2, group
         for own in entries.values():
-            FitConfig().with_overrides(**{**ablations.BASE, **own})
-    FitConfig().with_overrides(**ablations.AS_PUBLISHED)
+            PinnOptions().changed(**{**ablations.BASE, **own})
+    PinnOptions().changed(**ablations.AS_PUBLISHED)
 
 
 def test_a_slab_keeps_the_truth_of_its_slices(case):

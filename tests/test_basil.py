@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aslpinn import Acquisition, InputError, fit
-from aslpinn.estimation.basil import fabber_command, find_program, oxasl_command, slice_timing
+from aslpinn.estimation.basil import fabber_command, find_program, slice_timing
 from aslpinn.estimation.problem import prepare
 
 TAU = np.array([0.5, 0.4, 0.3, 0.5])
@@ -40,17 +40,22 @@ def options(command: list[str]) -> dict[str, str]:
 
 
 def test_without_basil_the_error_says_what_to_do(nowhere, rng):
-    with pytest.raises(InputError, match="needs fabber_asl or oxasl") as error:
-        fit(rng.normal(0.005, 0.001, (2, 2, 2, 4)), np.ones((2, 2, 2)), Acquisition(TAU, PLD), estimator="basil")
+    with pytest.raises(InputError, match="needs fabber_asl") as error:
+        fit(
+            rng.normal(0.005, 0.001, (2, 2, 2, 4)),
+            np.ones((2, 2, 2)),
+            Acquisition(TAU, PLD),
+            estimator="basil",
+            voxel_size=(1, 1, 1),
+        )
     assert "FSLDIR is not set" in str(error.value)
     assert "'svb'" in str(error.value)
 
 
-def test_fabber_is_preferred_and_found_in_fsldir(nowhere, monkeypatch):
-    install(nowhere, "oxasl")
-    assert find_program().name == "oxasl"
+def test_fabber_is_found_in_fsldir(nowhere, monkeypatch):
     fabber = install(nowhere / "fsl" / "bin", "fabber_asl")
-    assert find_program().name == "oxasl"
+    with pytest.raises(InputError, match="needs fabber_asl"):
+        find_program()
     monkeypatch.setenv("FSLDIR", str(nowhere / "fsl"))
     assert find_program() == fabber
 
@@ -81,14 +86,6 @@ def test_spatial_command_continues_with_a_markov_prior_on_perfusion(problem):
     assert given["continue-from-mvn"] == "/x/finalMVN.nii.gz"
     assert given["bat"] == "1.3"
     assert "max-trials" not in given
-
-
-def test_oxasl_command_lists_delays_and_durations_in_the_order_of_the_volumes(problem):
-    given = options(oxasl_command(Path("oxasl"), Path("/x"), problem, True, 1.0, 1.0))
-    assert [float(v) for v in given["plds"].split(",")] == pytest.approx(PLD)
-    assert [float(v) for v in given["taus"].split(",")] == pytest.approx(TAU)
-    assert given["rpts"] == "1,1,1,1"
-    assert {"casl", "spatial", "output-stddev"} <= given.keys()
 
 
 def test_slice_times_become_a_step_and_a_band():

@@ -199,7 +199,7 @@ def test_at_a_lesion_with_late_blood_a_single_start_calls_the_delay_missing_bloo
     whole = simulate("te11", tsnr=1.5, seed=0, lesion=True)
     filled = np.flatnonzero(whole.lesion.any(axis=(0, 1)))
     crop = (slice(None), slice(None), slice(filled[0] - 2, filled[-1] + 3))
-    cases = {"nlls": {}, "smoothed": {}, "svb": {"spatial": "both"}, "vb": {"vb_start": "prior"}}
+    cases = {"nlls": {}, "smoothed": {}, "svb": {"prior_on": "both"}, "vb": {"vb_start": "prior"}}
     kept = {}
     for name, options in cases.items():
         found = fit(

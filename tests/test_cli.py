@@ -74,15 +74,22 @@ def test_fit_recovers_what_was_put_in_and_says_where_the_maps_are(
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (["--estimator", "nlls", "--epochs", "3"], "estimator 'nlls' does not use it; pinn would"),
-        (["--estimator", "nlls", "--members", "3"], "estimator 'nlls' does not use it; field and pinn would"),
-        (["--estimator", "vb", "--device", "cuda"], "estimator 'vb' does not use it; pinn would"),
-        (["--estimator", "svb", "--arterial", "on"], "estimator 'svb' has no option arterial"),
-        (["--objective", "increments"], "estimator 'field' has no option objective"),
+        (
+            ["--estimator", "nlls", "--epochs", "3"],
+            "estimator 'nlls' does not use epochs (pinn would); it takes seed, att_penalty, grid_step",
+        ),
+        (["--estimator", "nlls", "--members", "3"], "estimator 'nlls' does not use members (field, pinn would)"),
+        (["--estimator", "vb", "--device", "cuda"], "estimator 'vb' does not use device (pinn would)"),
+        (["--estimator", "svb", "--arterial", "on"], "estimator 'svb' does not use arterial (field would)"),
+        (
+            ["--objective", "increments"],
+            "estimator 'field' does not use objective (pinn would); it takes seed, members",
+        ),
+        (["--estimator", "pinn", "--engine", "steam"], "engine is 'steam'; expected one of auto, torch, fused"),
         (["--preset", "paper"], "estimator 'field' has no presets; pinn has"),
         (["--preset", "network"], "now preset 'default' of estimator 'pinn'"),
         (["--estimator", "closed-form"], "now estimator 'pinn' with objective closed-form and members 1"),
-        (["--estimator", "pinn", "--vb-start", "grid"], "no setting vb_start"),
+        (["--estimator", "pinn", "--vb-start", "grid"], "estimator 'pinn' does not use vb_start (vb, svb would)"),
     ],
 )
 def test_what_an_estimator_does_not_use_is_refused(

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from numba import njit
 
-from aslpinn import Acquisition, InputError, fit
+import aslpinn
+from aslpinn import Acquisition, InputError
 from aslpinn.estimation.networks.autograd import AutogradEngine
 from aslpinn.estimation.networks.compiled import CompiledEngine, Packed, unsupported
-from aslpinn.estimation.networks.config import PRESETS, FitConfig
+from aslpinn.estimation.networks.config import PRESETS, PinnOptions
 from aslpinn.estimation.networks.fit import engine_of
 from aslpinn.estimation.networks.train import Samples, train
-from aslpinn.estimation.problem import Request, prepare
+from aslpinn.estimation.problem import prepare
 from aslpinn.fields import set_threads
 from aslpinn.fields.compiled import adamw, decay, rates_of, sincos
 from aslpinn.fields.threads import workers
 from aslpinn.physics import Constants, delta_m
 
 SHORTENING = np.array([0.890, 0.575, 0.426, 0.338, 0.280, 0.240, 0.209, 0.186, 0.167, 0.151, 0.139])
+fit = partial(aslpinn.fit, voxel_size=(1.0, 1.0, 1.0))
 TIMING = Acquisition(SHORTENING, 0.049 + SHORTENING[::-1].cumsum()[::-1] - SHORTENING, slice_offset=np.arange(8) * 0.03)
 PAPER = {"att_levels": 0, "levels": 16, "base": 16, "finest": 4096}
 CASES = {
@@ -56,7 +59,7 @@ def problem():
 
 def make(problem, settings, kind, seed=1):
     """An engine away from its start, where codes are almost zero, with the samples and a batch as it wants them."""
-    config = FitConfig(**settings)
+    config = PinnOptions(**settings)
     samples = Samples.of(problem, (3.0, 3.0, 7.0), config)
     engine = kind(samples, config, seed)
     if kind is CompiledEngine:
@@ -104,7 +107,7 @@ def parameters_of(fields):
 
 @pytest.mark.parametrize("settings", CASES.values(), ids=CASES)
 def test_a_seed_gives_the_same_start_on_every_engine(problem, settings):
-    config, samples = FitConfig(**settings), Samples.of(problem, (3.0, 3.0, 7.0), FitConfig(**settings))
+    config, samples = PinnOptions(**settings), Samples.of(problem, (3.0, 3.0, 7.0), PinnOptions(**settings))
     compiled, reference = CompiledEngine(samples, config, 11), AutogradEngine(samples, config, 11)
     networks = [network for network in compiled.networks if network is not None]
     ours = [array for network in networks for array in (*network.weights, *network.biases)]
@@ -249,10 +252,10 @@ def test_the_fast_exponential_is_exact_to_float32_rounding_and_keeps_nan():
 
 
 def test_what_the_compiled_engine_cannot_do_goes_to_autograd(problem):
-    def chosen(settings, **request):
-        config = FitConfig(**settings)
+    def chosen(settings, **more):
+        config = PinnOptions(**(settings | more))
         samples = Samples.of(problem, (3.0, 3.0, 7.0), config)
-        return type(engine_of(samples, Request(**request), config, [0])), unsupported(samples, config)
+        return type(engine_of(samples, config, [0])), unsupported(samples, config)
 
     assert chosen({}) == (CompiledEngine, "")
     assert chosen({"held_out": 0.1}, engine="fused") == (CompiledEngine, "")
@@ -264,7 +267,7 @@ def test_what_the_compiled_engine_cannot_do_goes_to_autograd(problem):
     assert chosen(PRESETS["paper"].as_dict()) == (CompiledEngine, "")
     spread = Acquisition(SHORTENING, TIMING.post_labeling_delay, constants=Constants(dispersion_sharpness=7.0))
     dispersed = prepare(np.ones((4, 4, 4, 11), np.float32) * 0.01, np.ones((4, 4, 4)), spread)
-    assert "dispersed" in unsupported(Samples.of(dispersed, (3.0, 3.0, 7.0), FitConfig()), FitConfig())
+    assert "dispersed" in unsupported(Samples.of(dispersed, (3.0, 3.0, 7.0), PinnOptions()), PinnOptions())
 
 
 @pytest.mark.parametrize(
@@ -272,9 +275,9 @@ def test_what_the_compiled_engine_cannot_do_goes_to_autograd(problem):
     [({"engine": "cuda"}, "expected device cuda"), ({"engine": "fused", "device": "cuda"}, "expected device cpu")],
 )
 def test_an_engine_that_is_not_for_the_device_is_refused(problem, request_, message):
-    samples = Samples.of(problem, (3.0, 3.0, 7.0), FitConfig())
+    samples = Samples.of(problem, (3.0, 3.0, 7.0), PinnOptions())
     with pytest.raises(InputError, match=message):
-        engine_of(samples, Request(**request_), FitConfig(), [0])
+        engine_of(samples, PinnOptions(**request_), [0])
 
 
 def test_a_nan_in_a_field_is_seen_in_the_loss(problem):
@@ -301,7 +304,7 @@ def test_settings_that_define_no_encoding_are_refused(problem):
 
 @pytest.mark.parametrize("kind", [CompiledEngine, AutogradEngine])
 def test_samples_held_out_choose_the_maps_of_the_best_epoch(problem, kind):
-    config = FitConfig(epochs=12, batch=300, held_out=0.2, finest=512, schedule="constant")
+    config = PinnOptions(epochs=12, batch=300, held_out=0.2, finest=512, schedule="constant")
     noisy = replace(
         problem,
         signal=problem.signal + 3e-3 * np.float32(np.random.default_rng(1).standard_normal(problem.signal.shape)),

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
 
-from aslpinn import Acquisition, FitError, InputError, fit
-from aslpinn.estimation import ESTIMATORS, FitConfig, dispatch
-from aslpinn.estimation.dispatch import FUNCTIONS
-from aslpinn.estimation.networks.config import PRESETS, configure
+import aslpinn
+from aslpinn import Acquisition, FitError, InputError
+from aslpinn.estimation import ESTIMATORS, FieldOptions, NllsOptions, PinnOptions, options_for
+from aslpinn.estimation.networks.config import PRESETS
 from aslpinn.estimation.networks.train import learning_rate, minibatches, unit_positions
-from aslpinn.estimation.problem import Request, prepare
+from aslpinn.estimation.problem import prepare
 from aslpinn.physics import delta_m
 
+fit = partial(aslpinn.fit, voxel_size=(1.0, 1.0, 1.0))
 TIMING = Acquisition(np.full(11, 0.327), 0.049 + 0.327 * np.arange(10, -1, -1))
 QUICK = {"members": 1, "epochs": 2, "batch": 400}
 
@@ -74,7 +76,7 @@ def test_ensemble_reports_its_members_its_settings_and_a_positive_spread(phantom
     assert len(estimate.info["history"]) == 3
     assert len(estimate.info["history"][0]["total"]) == 4
     assert estimate.settings["members"] == 3
-    assert estimate.settings["objective"] == FitConfig().objective
+    assert estimate.settings["objective"] == PinnOptions().objective
     assert (estimate.cbf_sd[mask] > 0).all()
     assert (estimate.att_sd[mask] > 0).all()
     done, total, message = calls[-1]
@@ -109,11 +111,11 @@ def test_paper_preset_runs_and_its_annealing_follows_the_epochs(phantom):
 
 
 def test_schedules_start_and_end_where_they_should():
-    cosine = configure(Request(preset="paper"))
+    cosine = PRESETS["paper"]
     assert learning_rate(cosine, 0, 0, 10**6) == pytest.approx(1e-3)
     assert learning_rate(cosine, 2500, 0, 10**6) == pytest.approx(5e-4, rel=1e-6)
     assert learning_rate(cosine, 5000, 0, 10**6) == pytest.approx(1e-10)
-    cycle = FitConfig(lr=1e-2, final_lr=1e-6, schedule="one-cycle")
+    cycle = PinnOptions(lr=1e-2, final_lr=1e-6, schedule="one-cycle")
     rates = [learning_rate(cycle, 0, step, 101) for step in range(101)]
     assert max(rates) == pytest.approx(1e-2, rel=1e-2)
     assert rates[-1] == pytest.approx(1e-6)
@@ -148,12 +150,12 @@ def test_positions_are_in_the_unit_cube_and_keep_the_proportions_of_the_brain(ph
         ({"acquisition": Acquisition(1.8, np.full(11, 1.8)), "estimator": "field"}, "at least 2"),
         ({"estimator": "magic"}, "expected one of field, pinn"),
         ({"estimator": "pinn", "preset": "best"}, "expected one of default, paper"),
-        ({"estimator": "pinn", "frequency": 3}, "no setting frequency; expected some of objective"),
-        ({"estimator": "smoothed", "fwhm": 3}, "no option fwhm; expected kernel"),
-        ({"estimator": "smoothed", "kernel": -1.0}, "expected a standard deviation in mm"),
-        ({"estimator": "pinn", "epochs": 0}, "epochs is 0; expected a finite number, above 0"),
+        ({"estimator": "pinn", "frequency": 3}, "does not use frequency; it takes seed, objective"),
+        ({"estimator": "smoothed", "fwhm": 3}, "does not use fwhm; it takes seed, kernel"),
+        ({"estimator": "smoothed", "kernel": -1.0}, "kernel is -1.0; expected a finite number, 0 or more, or None"),
+        ({"estimator": "pinn", "epochs": 0}, "epochs is 0; expected a whole number, 1 or more"),
         ({"estimator": "pinn", "members": 1.5}, "members is 1.5; expected a whole number"),
-        ({"estimator": "pinn", "objective": "weak"}, "expected one of closed-form, increments, pointwise"),
+        ({"estimator": "pinn", "objective": "weak"}, "expected one of pointwise, increments, closed-form"),
         ({"voxel_size": (3, 3)}, "three positive lengths in mm"),
         ({"estimator": "pinn", "device": "abacus"}, "device is 'abacus'"),
         ({"estimator": "pinn", "engine": "steam"}, "steam"),
@@ -192,9 +194,10 @@ def test_label_minus_control_is_refused(phantom):
 
 
 def test_every_estimator_has_its_function():
-    assert tuple(FUNCTIONS) == ESTIMATORS
-    for name in ESTIMATORS:
-        assert callable(dispatch._function(name)), name
+    for name, kind in ESTIMATORS.items():
+        assert kind.load().__name__ == f"fit_{name}"
+        assert options_for(name) == kind.options()
+        assert all(item.metadata["meaning"] for item in dataclasses.fields(kind.options))
 
 
 @pytest.mark.parametrize(
@@ -204,18 +207,60 @@ def test_every_estimator_has_its_function():
         ({"preset": "network"}, "now preset 'default' of estimator 'pinn'"),
         ({"estimator": "pinn", "preset": "network"}, "now preset 'default' of estimator 'pinn'"),
         ({"preset": "paper"}, "estimator 'field' has no presets; pinn has"),
-        ({"epochs": 5}, "epochs: estimator 'field' does not use it; pinn would"),
-        ({"device": "cuda"}, "device: estimator 'field' does not use it; pinn would"),
-        ({"engine": "steam"}, "engine: estimator 'field' does not use it; pinn would"),
-        ({"estimator": "nlls", "members": 3}, "members: estimator 'nlls' does not use it; field and pinn would"),
-        ({"estimator": "vb", "guide": np.ones((14, 14, 8))}, "guide: estimator 'vb' does not use it; field would"),
-        ({"estimator": "pinn", "guide": np.ones((14, 14, 8)), "epochs": 1}, "guide: estimator 'pinn' does not use it"),
+        ({"epochs": 5}, r"estimator 'field' does not use epochs \(pinn would\); it takes seed, members, arterial"),
+        ({"device": "cuda"}, r"estimator 'field' does not use device \(pinn would\)"),
+        ({"engine": "fused"}, r"estimator 'field' does not use engine \(pinn would\)"),
+        (
+            {"estimator": "nlls", "members": 3},
+            r"'nlls' does not use members \(field, pinn would\); it takes seed, att_penalty",
+        ),
+        ({"estimator": "vb", "guide": np.ones((14, 14, 8))}, r"'vb' does not use guide \(field would\)"),
+        ({"estimator": "pinn", "guide": np.ones((14, 14, 8)), "epochs": 1}, "'pinn' does not use guide"),
+        ({"voxel_size": None}, "voxel_size is not given; estimator 'field' needs it"),
+        ({"estimator": "smoothed", "voxel_size": None}, "voxel_size is not given; estimator 'smoothed' needs it"),
+        ({"options": NllsOptions(), "estimator": "field"}, "options is of type NllsOptions; expected FieldOptions"),
+        ({"options": FieldOptions(), "members": 3}, "options and members are given; expected either"),
+        ({"options": PinnOptions(), "preset": "paper"}, "options and preset are given; expected either"),
     ],
 )
 def test_former_names_and_what_an_estimator_does_not_use_are_refused(phantom, change, message):
     series, mask, _, _ = phantom
     with pytest.raises(InputError, match=message):
         fit(series, mask, TIMING, **change)
+
+
+def test_options_are_the_same_as_their_names(phantom):
+    series, mask, _, _ = phantom
+    named = fit(series, mask, TIMING, estimator="nlls", att_penalty=0.3)
+    given = fit(series, mask, TIMING, options=NllsOptions(att_penalty=0.3))
+    assert np.array_equal(named.cbf, given.cbf)
+    assert named.settings == given.settings
+    assert named.settings["att_penalty"] == 0.3
+
+
+@pytest.mark.parametrize("kind", [kind.options for kind in ESTIMATORS.values()])
+def test_every_option_refuses_what_is_outside_its_limits(kind):
+    rest = {"objective": "pointwise"} if kind is PinnOptions else {}  # which has all of them
+    for item in dataclasses.fields(kind):
+        limits = item.metadata
+        wrong = [object(), float("nan")]
+        if limits["choices"]:
+            wrong.append("something else")
+            for value in limits["choices"]:
+                kind(**(rest | {item.name: value}))
+        if limits["low"] is not None:
+            kind(**(rest | {item.name: limits["low"]}))
+            wrong.append(limits["low"] - 1)
+        if limits["above"] is not None:
+            wrong += [limits["above"], True]
+        if limits["high"] is not None:
+            kind(**(rest | {item.name: limits["high"]}))
+            wrong.append(limits["high"] + 1)
+        if item.type == "int":
+            wrong.append(1.5)
+        for value in wrong:
+            with pytest.raises(InputError, match=f"{item.name} is .*; expected "):
+                kind(**(rest | {item.name: value}))
 
 
 def test_pinn_by_name_alone_says_that_the_former_default_is_field(phantom):

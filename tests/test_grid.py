@@ -99,7 +99,7 @@ def test_smoothing_does_not_darken_the_edge_of_the_mask():
     mask[2:7, 2:7, 1:4] = True
     signal = delta_m(50.0, 1.2, EQUAL.post_labeling_delay, 0.327)
     series = np.where(mask[..., None], signal, 1.0)  # something bright outside
-    estimate = fit(series, mask, EQUAL, estimator="smoothed", kernel=2.0)
+    estimate = fit(series, mask, EQUAL, estimator="smoothed", kernel=2.0, voxel_size=(1, 1, 1))
     assert estimate.cbf[mask] == pytest.approx(50.0, rel=0.01)
     assert not estimate.cbf[~mask].any()
 
@@ -122,5 +122,8 @@ def test_two_delays_need_a_given_kernel(rng):
     acquisition = Acquisition(1.4, [0.5, 1.5])
     series = rng.normal(0.005, 1e-4, (3, 3, 3, 2))
     with pytest.raises(InputError, match="give kernel"):
-        fit(series, np.ones((3, 3, 3)), acquisition, estimator="smoothed")
-    assert fit(series, np.ones((3, 3, 3)), acquisition, estimator="smoothed", kernel=3).cbf_sd is None
+        fit(series, np.ones((3, 3, 3)), acquisition, estimator="smoothed", voxel_size=(1, 1, 1))
+    assert (
+        fit(series, np.ones((3, 3, 3)), acquisition, estimator="smoothed", kernel=3, voxel_size=(1, 1, 1)).cbf_sd
+        is None
+    )

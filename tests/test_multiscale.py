@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from aslpinn import Acquisition, Constants, InputError, fit, load_subject
+import aslpinn
+from aslpinn import Acquisition, Constants, InputError, load_subject
 from aslpinn.estimation.field import solver
 from aslpinn.estimation.field.fit import ARTERY
 from aslpinn.estimation.field.likelihood import Likelihood, repeat_noise, student_weights
@@ -21,6 +23,7 @@ from aslpinn.physics import apparent_t1, arterial, delta_m
 from aslpinn.physics.kinetics import factors
 
 TAU, PLD = np.full(11, 0.327), 0.049 + 0.327 * np.arange(10, -1, -1)
+fit = partial(aslpinn.fit, voxel_size=(1.0, 1.0, 1.0))
 TIMING = Acquisition(TAU, PLD)
 VOXEL = (3.0, 3.0, 6.0)
 NOISE = 6e-4
@@ -200,13 +203,13 @@ def test_settings_and_info_are_ready_for_json_and_progress_ends_at_its_total(pha
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"objective": "increments"}, "'field' has no option objective; expected arterial"),
-        ({"frequency": 3}, "'field' has no option frequency; expected arterial"),
+        ({"objective": "increments"}, "'field' does not use objective .pinn would.; it takes seed, members, arterial"),
+        ({"frequency": 3}, "'field' does not use frequency; it takes seed, members, arterial"),
         ({"arterial": "maybe"}, "arterial is 'maybe'; expected one of auto, on, off"),
         ({"regions": "on"}, "regions is 'on'; expected one of auto, off"),
-        ({"iterations": 1}, "iterations is 1; expected 2 to 100"),
+        ({"iterations": 1}, "iterations is 1; expected a whole number, 2 to 100"),
         ({"members": 1.5}, "members is 1.5; expected a whole number"),
-        ({"members": 0}, "members is 0; expected 1 to 1000"),
+        ({"members": 0}, "members is 0; expected a whole number, 1 to 1000"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(phantom, options, message):
@@ -348,10 +351,10 @@ def test_real_brain_predicts_held_out_repeats_better_than_the_other_half_does(sh
     odd, even = np.flatnonzero(repeat % 2 == 0), np.flatnonzero(repeat % 2 == 1)
     timing = {"odd": subject.acquisition.select(odd), "even": subject.acquisition.select(even)}
     half = subject.series[..., odd]
-    options = {"voxel_size": subject.voxel_size, "guide": subject.m0}
+    options = {"field": {"voxel_size": subject.voxel_size, "guide": subject.m0}, "nlls": {}}
     errors = {}
     for name in ("field", "nlls"):
-        fitted = fit(half, subject.mask, timing["odd"], estimator=name, **options).fitted
+        fitted = fit(half, subject.mask, timing["odd"], estimator=name, **options[name]).fitted
         errors[name] = metrics.held_out_error(
             subject.series[..., even], fitted, subject.mask, timing["even"].distinct[1]
         )
@@ -360,7 +363,7 @@ def test_real_brain_predicts_held_out_repeats_better_than_the_other_half_does(sh
     itself = metrics.held_out_error(subject.series[..., even], raw, subject.mask, timing["even"].distinct[1])
     assert errors["field"] < 0.985 * itself
     assert errors["field"] < 0.9 * errors["nlls"]
-    whole = fit(subject.series, subject.mask, subject.acquisition, **options)
+    whole = fit(subject.series, subject.mask, subject.acquisition, **options["field"])
     cbf, att = whole.cbf[subject.mask], whole.att[subject.mask]
     assert 25 < np.median(cbf) < 65
     assert 45 < np.median(cbf[cbf > np.quantile(cbf, 2 / 3)]) < 110

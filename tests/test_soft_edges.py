@@ -11,7 +11,7 @@ from numba import njit
 
 from aslpinn import Acquisition, InputError, fit, simulate
 from aslpinn.estimation import fused_physics, prepare
-from aslpinn.estimation.networks.config import FitConfig
+from aslpinn.estimation.networks.config import PinnOptions
 from aslpinn.estimation.networks.train import Samples, edge_width
 from aslpinn.physics import Constants, delta_m, delta_m_ode, delta_m_rate
 
@@ -173,15 +173,15 @@ def test_a_width_is_refused_where_there_is_no_edge(coarse):
         coarse.acquisition.labeling_duration, coarse.acquisition.post_labeling_delay, constants=kernel
     )
     problem = prepare(coarse.series, coarse.mask, dispersed)
-    assert edge_width(problem, FitConfig(objective="pointwise")) == 0
+    assert edge_width(problem, PinnOptions(objective="pointwise")) == 0
     with pytest.raises(InputError, match="dispersed"):
-        edge_width(problem, FitConfig(objective="pointwise", edge_width=0.05))
+        edge_width(problem, PinnOptions(objective="pointwise", edge_width=0.05))
 
 
 def test_the_initial_condition_is_one_more_sample_and_times_fall_from_there():
     phantom = simulate("mpld6", tsnr=3.0, voxel_size=(9.0, 9.0, 12.0))
     problem = prepare(phantom.series, phantom.mask, phantom.acquisition)
-    config = FitConfig(objective="pointwise")
+    config = PinnOptions(objective="pointwise")
     samples = Samples.of(problem, (9.0, 9.0, 12.0), config)
     n, delays = problem.signal.shape
     assert samples.signal.shape == (n, delays + 1)

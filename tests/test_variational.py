@@ -108,7 +108,7 @@ def test_the_spatial_prior_smooths_cbf_and_on_request_att(rng):
 
     vb = fit(series, mask, SUB_BOLI, estimator="vb")
     svb = fit(series, mask, SUB_BOLI, estimator="svb")
-    both = fit(series, mask, SUB_BOLI, estimator="svb", spatial="both")
+    both = fit(series, mask, SUB_BOLI, estimator="svb", prior_on="both")
     assert rough(svb.cbf) < 0.2 * rough(vb.cbf)
     assert rough(both.att) < 0.3 * rough(svb.att)
     assert error(svb.cbf, cbf) < 0.6 * error(vb.cbf, cbf)
@@ -130,11 +130,11 @@ def test_the_result_does_not_depend_on_the_threads(rng, monkeypatch):
     ("name", "options", "message"),
     [
         ("vb", {"vb_start": "best"}, "vb_start is 'best'; expected one of grid, prior"),
-        ("vb", {"att_prior": -1.0}, "att_prior is -1.0"),
-        ("vb", {"att_prior_sd": 0.0}, "att_prior_sd 0.0"),
+        ("vb", {"att_prior": -1.0}, "att_prior is -1.0; expected a finite number above 0, at most 10"),
+        ("vb", {"att_prior_sd": 0.0}, "att_prior_sd is 0.0"),
         ("vb", {"trials": 0}, "trials is 0"),
-        ("svb", {"spatial": "att"}, "spatial is 'att'; expected one of cbf, both"),
-        ("svb", {"iterations": 0}, "iterations is 0"),
+        ("svb", {"prior_on": "att"}, "prior_on is 'att'; expected one of cbf, both"),
+        ("svb", {"sweeps": 0}, "sweeps is 0"),
     ],
 )
 def test_wrong_options_are_refused(name, options, message, rng):

@@ -294,7 +294,7 @@ def test_snapshots_end_where_the_fit_does(rng):
     timing = Acquisition([1.8] * 3, [0.5, 1.2, 2.0])
     clean = delta_m(50.0, 1.1, timing.post_labeling_delay, timing.labeling_duration)
     series = mask[..., None] * (clean + 1e-4 * rng.normal(size=(*mask.shape, 3)))
-    settings = {"objective": "closed-form", "members": 1, "seed": 3, "levels": 2, "finest": 32}
+    settings = {"objective": "closed-form", "members": 1, "seed": 3, "levels": 2, "finest": 32, "voxel_size": (1, 1, 1)}
     film = snapshots(series, mask, timing, (1, 4), **settings)
     whole = fit(series, mask, timing, estimator="pinn", epochs=4, **settings)
     assert film.epochs == (1, 4)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 # OpenMP threads that wait by spinning take the cores from our compiled loops; read once, when torch is loaded
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "Acquisition": "physics",

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from .errors import FitError, InputError, Problems
-from .options import parser
+from .parser import OF_ESTIMATORS, parser
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 #: Modules that not every installation has, and the extra of this package that brings each.
@@ -152,13 +152,13 @@ def _terminate_as_interrupt() -> Any:
 def _fit(arguments: argparse.Namespace) -> int:
     from .data.bids import load_subject
     from .data.derivatives import check_output, require_outside_raw, write_estimate
-    from .estimation import prepare
-    from .estimation.options import check_names, estimator_for, former_default, uses
+    from .estimation import fit, prepare
+    from .estimation.estimators import DEFAULT, default_preset, estimator_for, former_default, options_for, uses
 
-    if arguments.estimator or arguments.preset:
-        check_names(arguments.estimator or "field", arguments.preset)
-    asked = [arguments.preset, arguments.epochs, *_settings(arguments).values()]
-    if all(value is None for value in asked) and (told := former_default(arguments.estimator)):
+    given = {name: value for name in OF_ESTIMATORS if (value := getattr(arguments, name)) is not None}
+    preset = arguments.preset
+    options_for(arguments.estimator or DEFAULT, preset, **given)  # refused now, not after the data are read
+    if told := former_default(arguments.estimator, preset, given):
         _say(f"note: {told}")
     constants = _constants(arguments.constant) | _dispersion(arguments.dispersion)
     require_outside_raw(arguments.out, arguments.asl)
@@ -172,11 +172,7 @@ def _fit(arguments: argparse.Namespace) -> int:
     _say(f"{subject.name}: {subject.mask.sum()} voxels, {subject.series.shape[3]} volumes, {delays}")
     for line in [*subject.provenance["steps"], *(f"note: {note}" for note in subject.provenance["notes"])]:
         _say(f"  {line}")
-    _say(f"fit: {estimator}, seed {arguments.seed}")
-
-    from .estimation import fit
-
-    guide = {"guide": subject.guide} if uses(estimator, "guide") else {}
+    _say(f"fit: {estimator}")
     begun = time.perf_counter()
     with ProgressReport() as progress:
         estimate = fit(
@@ -184,16 +180,11 @@ def _fit(arguments: argparse.Namespace) -> int:
             subject.mask,
             subject.acquisition,
             estimator=estimator,
-            preset=arguments.preset,
-            members=arguments.members,
-            epochs=arguments.epochs,
-            seed=arguments.seed,
-            device=arguments.device,
-            engine=arguments.engine,
+            preset=preset or default_preset(estimator),
             voxel_size=subject.voxel_size,
+            guide=subject.guide if uses(estimator, "guide") else None,
             progress=progress,
-            **guide,
-            **_settings(arguments),
+            **given,
         )
     from .maps import quality as qc
 
@@ -206,12 +197,6 @@ def _fit(arguments: argparse.Namespace) -> int:
     _say(qc.line(found))
     _print(f"{len(written)} maps in {written[0].parent} ({time.perf_counter() - begun:.1f} s)")
     return DONE
-
-
-def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The estimator's own settings that were given."""
-    names = ("objective", "reading", "edge_width", "arterial", "vb_start")
-    return {name: value for name in names if (value := getattr(arguments, name)) is not None}
 
 
 def _median(values: Any) -> float:

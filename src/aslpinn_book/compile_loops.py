@@ -21,9 +21,9 @@ def _networks() -> None:
     from aslpinn.estimation import fit
 
     series, mask, timing = synthetic(500, 6)
-    fit(series, mask, timing, estimator="pinn", objective="closed-form", members=1, epochs=1)
+    fit(series, mask, timing, estimator="pinn", members=1, epochs=1, voxel_size=(3.0, 3.0, 3.0))
     # f_tissue shares that loop; PyTorch's modules are evaluated by kernels of their own
-    fit(series, mask, timing, estimator="pinn", objective="increments", members=1, epochs=1)
+    fit(series, mask, timing, estimator="pinn", objective="increments", members=1, epochs=1, voxel_size=(3.0, 3.0, 3.0))
 
 
 def _voxels() -> None:

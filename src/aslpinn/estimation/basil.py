@@ -1,4 +1,4 @@
-"""The real BASIL, where it is installed: estimator "basil" runs fabber_asl, or oxasl, which calls it.
+"""The real BASIL, where it is installed: estimator "basil" runs fabber_asl.
 
 Series and mask are written as NIfTI into a temporary folder, the maps of the last step read back. The options are those
 that "vb" and "svb" repeat: tissue only, white noise, flat prior on perfusion, normal prior on ATT.
@@ -18,37 +18,28 @@ import numpy as np
 from ..errors import FitError, InputError
 from ..physics import CBF_PER_FLOW, Acquisition
 from .estimate import Estimate
+from .options import BasilOptions
 from .problem import Floats, Problem, Request
 
 SCALE = 1e4  # of the data; fabber's noise prior wants them well above 1e-3
-PROGRAMS = ("fabber_asl", "oxasl")
-MAPS = {
-    "fabber_asl": ("mean_ftiss", "mean_delttiss", "std_ftiss", "std_delttiss"),
-    "oxasl": ("perfusion", "arrival", "perfusion_std", "arrival_std"),
-}
+PROGRAM = "fabber_asl"
+MAPS = ("mean_ftiss", "mean_delttiss", "std_ftiss", "std_delttiss")
 
 
 def find_program() -> Path:
-    """fabber_asl, or else oxasl, on PATH or in $FSLDIR/bin or $FSLDIR/share/fsl/bin.
-
-    Raises
-    ------
-    InputError
-        Where there is neither.
-    """
+    """fabber_asl, on PATH or in $FSLDIR/bin or $FSLDIR/share/fsl/bin; InputError where it is not."""
     folders: list[str | None] = [None]
     if os.environ.get("FSLDIR"):
         base = Path(os.environ["FSLDIR"])
         folders += [str(base / "bin"), str(base / "share" / "fsl" / "bin")]
-    for program in PROGRAMS:
-        for folder in folders:
-            found = shutil.which(program, path=folder)
-            if found:
-                return Path(found)
+    for folder in folders:
+        found = shutil.which(PROGRAM, path=folder)
+        if found:
+            return Path(found)
     fsl = os.environ.get("FSLDIR")
     where = f"PATH or in $FSLDIR ({fsl})" if fsl else "PATH, and FSLDIR is not set"
     raise InputError(
-        f"estimator 'basil' needs fabber_asl or oxasl, and neither is on {where}; install FSL, "
+        f"estimator 'basil' needs fabber_asl, and it is not on {where}; install FSL, "
         "or choose estimator 'vb' or 'svb', which compute the same"
     )
 
@@ -128,72 +119,31 @@ def fabber_command(
     return [str(program), *(f"--{key}={value}" for key, value in options.items()), *(f"--{flag}" for flag in flags)]
 
 
-def oxasl_command(
-    program: Path, folder: Path, problem: Problem, spatial: bool, att_prior: float, att_prior_sd: float
-) -> list[str]:
-    """Command of oxasl with the same model and priors; it runs both steps itself."""
-    acquisition, constants = problem.acquisition, problem.acquisition.constants
-
-    def listed(values: np.ndarray) -> str:
-        return ",".join(f"{value:.6f}" for value in values[problem.pair])
-
-    options = {
-        "asldata": str(folder / "data.nii.gz"),
-        "mask": str(folder / "mask.nii.gz"),
-        "output": str(folder / "oxasl"),
-        "iaf": "diff",
-        "plds": listed(acquisition.post_labeling_delay),
-        "rpts": ",".join("1" for _ in problem.pair),
-        "taus": listed(acquisition.labeling_duration),
-        "t1": f"{constants.t1_tissue:g}",
-        "t1b": f"{constants.t1_blood:g}",
-        "bat": f"{att_prior:g}",
-        "batsd": f"{att_prior_sd:g}",
-    } | slice_timing(acquisition)
-    flags = ["casl", "output-stddev", "no-report", "overwrite"] + (["spatial"] if spatial else [])
-    return [str(program), *(f"--{key}={value}" for key, value in options.items()), *(f"--{flag}" for flag in flags)]
-
-
-def fit_basil(
-    problem: Problem, request: Request, *, spatial: bool = False, att_prior: float = 1.0, att_prior_sd: float = 1.0
-) -> Estimate:
+def fit_basil(problem: Problem, request: Request, options: BasilOptions) -> Estimate:
     """Run the installed BASIL, with its own single start.
-
-    Parameters
-    ----------
-    spatial : bool
-        Go on with the spatial prior (type M) on perfusion after the voxelwise step.
-    att_prior, att_prior_sd : float
-        Mean and SD of the ATT prior in s.
 
     Raises
     ------
     InputError
-        Neither fabber_asl nor oxasl is installed, or slice times that they cannot take.
+        fabber_asl is not installed, or cannot take the slice times.
     FitError
         The program failed; its last lines are in the message.
     """
     began = time.perf_counter()
-    program = find_program()
+    program, spatial, prior = find_program(), options.spatial, (options.att_prior, options.att_prior_sd)
     with tempfile.TemporaryDirectory(prefix="aslpinn-basil-") as name:
         folder = Path(name)
         _write_inputs(problem, request, folder)
-        if program.stem == "oxasl":
-            request.report(0, 1, "oxasl")
-            _run(oxasl_command(program, folder, problem, spatial, att_prior, att_prior_sd))
-            result = folder / "oxasl" / "output" / "native"
-        else:
-            request.report(0, 2 if spatial else 1, "fabber_asl, voxelwise")
-            _run(fabber_command(program, folder, problem, False, att_prior, att_prior_sd))
-            result = folder / "voxelwise"
-            if spatial:
-                request.report(1, 2, "fabber_asl, spatial")
-                start = result / "finalMVN.nii.gz"
-                _run(fabber_command(program, folder, problem, True, att_prior, att_prior_sd, start))
-                result = folder / "spatial"
-        flow, att, flow_sd, att_sd = (_read(result, map_name, problem) for map_name in MAPS[program.stem])
+        request.report(0, 2 if spatial else 1, "fabber_asl, voxelwise")
+        _run(fabber_command(program, folder, problem, False, *prior))
+        result = folder / "voxelwise"
+        if spatial:
+            request.report(1, 2, "fabber_asl, spatial")
+            _run(fabber_command(program, folder, problem, True, *prior, result / "finalMVN.nii.gz"))
+            result = folder / "spatial"
+        flow, att, flow_sd, att_sd = (_read(result, map_name, problem) for map_name in MAPS)
     unit = np.float32(CBF_PER_FLOW / (problem.acquisition.constants.efficiency * SCALE))
-    settings = {"spatial": spatial, "att_prior": att_prior, "att_prior_sd": att_prior_sd, "program": program.stem}
+    settings = options.as_dict() | {"program": program.stem}
     info = {"seconds": time.perf_counter() - began}
     return problem.estimate("basil", flow * unit, att, flow_sd * unit, att_sd, settings, info)
 

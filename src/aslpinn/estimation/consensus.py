@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..physics import ATT_BOUNDS, Constants, delta_m, single_delay_cbf
 from .estimate import Estimate
+from .options import ConsensusOptions
 from .problem import Floats, Problem, Request
 
 FORMULA = (
@@ -28,7 +29,7 @@ TYPICAL_CBF = 50.0  # ml/100g/min at which the error by ATT is computed; it depe
 NODES = 64  # of the ATT distribution
 
 
-def fit_consensus(problem: Problem, request: Request) -> Estimate:
+def fit_consensus(problem: Problem, request: Request, options: ConsensusOptions) -> Estimate:
     """CBF of a series of one (tau, PLD), slice times in the delays, and its SD; the ATT of the estimate is None.
 
     CBF may be negative where noise is. Its variance is that of the noise of the mean over repeats (of one volume alone

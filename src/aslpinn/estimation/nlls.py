@@ -17,18 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
 from ..fields.threads import over_voxels
 from ..physics import ATT_BOUNDS, CBF_BOUNDS, Acquisition, delta_m
 from ..physics.kinetics import factors
 from .estimate import Estimate
 from .grid import fit_grid, gauss_newton_sd, grid_search
+from .options import NllsOptions
 from .problem import Floats, Problem, Request
 
-START_STEP = (
-    0.097  # s, of the grid that gives the start; at a round delay, where the signal has a kink, a fit would stick
-)
-PENALTY = 1.0  # 1/s: noise SDs a second of departure
 LOW = (CBF_BOUNDS[0], ATT_BOUNDS[0])
 HIGH = (CBF_BOUNDS[1], ATT_BOUNDS[1])
 SCALE = (50.0, 1.0)  # ml/100g/min and s: typical sizes, for SciPy's trust region
@@ -43,7 +39,9 @@ class Start:
     noise_sd: float
 
 
-def start_from_grid(problem: Problem, step: float = START_STEP, att_penalty: float = PENALTY) -> Start:
+def start_from_grid(
+    problem: Problem, step: float = NllsOptions.grid_step, att_penalty: float = NllsOptions.att_penalty
+) -> Start:
     """ATT grid with closed-form CBF, and the noise SD of one volume from the residuals of its best fit.
 
     Between grid points that fit about equally well the same penalty decides, on the distance from a typical ATT: late
@@ -57,29 +55,12 @@ def start_from_grid(problem: Problem, step: float = START_STEP, att_penalty: flo
     return Start(cbf, att, noise_sd)
 
 
-def fit_nlls(
-    problem: Problem, request: Request, *, att_penalty: float = PENALTY, grid_step: float = START_STEP
-) -> Estimate:
+def fit_nlls(problem: Problem, request: Request, options: NllsOptions) -> Estimate:
     """Regularized robust least squares in every voxel by itself.
 
-    Parameters
-    ----------
-    att_penalty : float
-        Weight in 1/s of the departure of ATT from its start; 0 for none.
-    grid_step : float
-        Spacing in s of the ATT grid that gives the start.
-
     With dispersion (`Constants.dispersion_sharpness`) it is the plain least squares of `grid.fit_grid` instead.
-
-    Raises
-    ------
-    InputError
-        A negative penalty or a step that is not positive.
     """
-    if not (0 <= att_penalty < 1e6 and 1e-3 <= grid_step <= 1):
-        raise InputError(
-            f"att_penalty is {att_penalty} and grid_step {grid_step}; expected 0 or more, and 0.001 to 1 s"
-        )
+    att_penalty, grid_step = options.att_penalty, options.grid_step
     from . import nlls_kernels as kernels
 
     if problem.acquisition.constants.disperses:  # the compiled loop has Buxton's solution only
@@ -128,7 +109,7 @@ def reference_voxel(
     acquisition: Acquisition,
     start: tuple[float, float],
     noise_sd: float,
-    att_penalty: float = PENALTY,
+    att_penalty: float = NllsOptions.att_penalty,
 ) -> tuple[NDArray[np.float64], float]:
     """(CBF, ATT) and cost of one voxel by scipy.optimize.least_squares: what `fit_nlls` solves, stated for SciPy.
 

@@ -35,17 +35,21 @@ def chi2_quantile(share: float, freedom: float) -> float:
 
 @dataclass(frozen=True)
 class Request:
-    """What `fit` was asked for beside the data; an estimator uses what concerns it."""
+    """What goes with the data of a fit beside the estimator's options; an estimator uses what concerns it.
 
-    preset: str = "default"
-    members: int | None = None
-    epochs: int | None = None
-    seed: int = 0
-    device: str = "cpu"
-    engine: str = "auto"
-    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    given_size: voxel size in mm, where it was given; guide (X, Y, Z): an anatomical image.
+    """
+
+    given_size: tuple[float, float, float] | None = None
     guide: NDArray[Any] | None = None
     progress: Progress | None = None
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """Voxel size in mm; InputError where none was given."""
+        if self.given_size is None:
+            raise InputError("voxel_size is not given; expected three lengths in mm")
+        return self.given_size
 
     def report(self, done: int, total: int, message: str) -> None:
         """Tell the caller how far the work is, where the caller wants to know."""

@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 from ..errors import InputError
 from .estimate import Estimate
 from .grid import fit_grid, grid_search
+from .options import SmoothedOptions
 from .problem import Floats, Problem, Request
 
 #: Standard deviations in mm among which leave-one-delay-out chooses.
@@ -59,7 +60,7 @@ def held_out_error(problem: Problem, smoothed: Floats, own: Floats, chosen: NDAr
     return float(np.sqrt(total / problem.counts.sum()))
 
 
-def choose_kernel(problem: Problem, request: Request) -> tuple[float, dict[str, float]]:
+def choose_kernel(problem: Problem, request: Request, seed: int = 0) -> tuple[float, dict[str, float]]:
     """Kernel SD in mm with the smallest leave-one-delay-out error, and the error of each candidate.
 
     Raises
@@ -71,7 +72,7 @@ def choose_kernel(problem: Problem, request: Request) -> tuple[float, dict[str, 
         raise InputError(
             "kernel is not given and the series has 2 distinct delays; leaving one out needs 3: give kernel"
         )
-    rng = np.random.default_rng(request.seed)
+    rng = np.random.default_rng(seed)
     n = problem.signal.shape[0]
     chosen = np.sort(rng.choice(n, min(n, TRIAL_VOXELS), replace=False))
     errors: dict[str, float] = {}
@@ -82,32 +83,29 @@ def choose_kernel(problem: Problem, request: Request) -> tuple[float, dict[str, 
     return float(min(errors, key=errors.__getitem__)), errors
 
 
-def fit_smoothed(problem: Problem, request: Request, *, kernel: float | None = None) -> Estimate:
+def fit_smoothed(problem: Problem, request: Request, options: SmoothedOptions) -> Estimate:
     """Masked Gaussian smoothing of the series, then the voxelwise grid fit.
 
-    Parameters
-    ----------
-    kernel : float, optional
-        Standard deviation in mm (not FWHM, which is 2.355 times as wide). By default the one of KERNELS with the
-        smallest leave-one-delay-out error, measured against the unsmoothed signals of at most 2,000 voxels.
+    The kernel is by default the one of KERNELS with the smallest leave-one-delay-out error, measured against the
+    unsmoothed signals of at most 2,000 voxels.
 
     The SDs say how noise passes through smoothing and fit; the bias that smoothing adds is not in them.
     """
     began = time.perf_counter()
-    if kernel is not None and not (np.isfinite(kernel) and kernel >= 0):
-        raise InputError(f"kernel is {kernel}; expected a standard deviation in mm, 0 or more")
     errors: dict[str, float] = {}
-    width, source = kernel, "given"
+    width, source = options.kernel, "given"
     if width is None:
-        width, errors = choose_kernel(problem, request)
+        width, errors = choose_kernel(problem, request, options.seed)
         source = "leave-one-delay-out"
-    smoothed = replace(
-        problem,
-        signal=smooth(problem.signal, problem, width, request.voxel_size)[0],
-        volumes=smooth(problem.volumes, problem, width, request.voxel_size)[0],
-    )
+    smoothed = problem
+    if width > 0:
+        smoothed = replace(
+            problem,
+            signal=smooth(problem.signal, problem, width, request.voxel_size)[0],
+            volumes=smooth(problem.volumes, problem, width, request.voxel_size)[0],
+        )
     estimate = fit_grid(smoothed, request, name="smoothed")
-    estimate.settings |= {"kernel": width, "kernel_source": source, "voxel_size": list(request.voxel_size)}
+    estimate.settings |= {"kernel": width, "kernel_source": source, "voxel_size": request.given_size}
     estimate.info["held_out_rmse"] = errors
     estimate.info["seconds"] = time.perf_counter() - began
     return estimate

@@ -29,12 +29,11 @@ from ..errors import FitError, InputError
 from ..fields.threads import over_voxels
 from ..physics import CBF_PER_FLOW
 from .estimate import Estimate
+from .options import SvbOptions, VbOptions
 from .problem import Problem, Request
 
 SCALE = 1e4  # data are multiplied by it, so that the noise prior's 1e-6 is small against their squares
 FLOW_INSIDE_T1 = 0.01  # 1/s
-STARTS = ("grid", "prior")
-SPATIAL = ("cbf", "both")
 START_NOISE = (1e-8, 50.0)  # scale, shape: fabber's start of the noise posterior
 GRID_STEP = 0.1  # s
 TOLERANCE = 0.01  # of the free energy
@@ -56,101 +55,29 @@ class _State:
     unit: float  # ml/100g/min of amplitude 1
 
 
-def fit_vb(
-    problem: Problem,
-    request: Request,
-    *,
-    vb_start: str = "grid",
-    att_prior: float = 1.0,
-    att_prior_sd: float = 1.0,
-    trials: int = 10,
-) -> Estimate:
-    """Variational Bayes in every voxel by itself.
-
-    Parameters
-    ----------
-    vb_start : "grid" or "prior"
-        Start from an ATT grid of 0.1 s, or from the mean of the ATT prior as BASIL does.
-    att_prior, att_prior_sd : float
-        Mean and SD of the ATT prior in s.
-    trials : int
-        Passes without a gain in free energy after which a voxel is done.
-
-    Raises
-    ------
-    InputError
-        An option that is not one of the above.
-    FitError
-        A posterior that is not finite.
-    """
+def fit_vb(problem: Problem, request: Request, options: VbOptions) -> Estimate:
+    """Variational Bayes in every voxel by itself. Raises FitError for a posterior that is not finite."""
     began = time.perf_counter()
-    state, info = _voxelwise(problem, request, vb_start, att_prior, att_prior_sd, trials)
-    settings = _settings(vb_start, att_prior, att_prior_sd, trials)
-    return _estimate("vb", problem, state, settings, info, began)
+    state, info = _voxelwise(problem, request, options)
+    return _estimate("vb", problem, state, options, info, began)
 
 
-def fit_svb(
-    problem: Problem,
-    request: Request,
-    *,
-    spatial: str = "cbf",
-    iterations: int = 20,
-    vb_start: str = "grid",
-    att_prior: float = 1.0,
-    att_prior_sd: float = 1.0,
-    trials: int = 10,
-) -> Estimate:
-    """Variational Bayes with a spatial prior, continued from "vb".
-
-    Parameters
-    ----------
-    spatial : "cbf" or "both"
-        Markov random field on perfusion, or on perfusion and on ATT; on ATT it multiplies the prior of vb.
-    iterations : int
-        Sweeps over all voxels, in order of x, then y, then z.
-
-    Others and errors as in `fit_vb`.
-    """
+def fit_svb(problem: Problem, request: Request, options: SvbOptions) -> Estimate:
+    """Variational Bayes with a spatial prior, continued from "vb". Raises FitError as `fit_vb` does."""
     began = time.perf_counter()
-    if spatial not in SPATIAL:
-        raise InputError(f"spatial is {spatial!r}; expected one of {', '.join(SPATIAL)}")
-    if iterations < 1:
-        raise InputError(f"iterations is {iterations}; expected 1 or more")
-    state, info = _voxelwise(problem, request, vb_start, att_prior, att_prior_sd, trials)
-    info |= _spatial(problem, request, state, spatial, iterations)
-    settings = {"spatial": spatial, "iterations": iterations} | _settings(vb_start, att_prior, att_prior_sd, trials)
-    return _estimate("svb", problem, state, settings, info, began)
+    state, info = _voxelwise(problem, request, options)
+    info |= _spatial(problem, request, state, options)
+    return _estimate("svb", problem, state, options, info, began)
 
 
-def _settings(vb_start: str, att_prior: float, att_prior_sd: float, trials: int) -> dict[str, Any]:
-    return {
-        "vb_start": vb_start,
-        "att_prior": att_prior,
-        "att_prior_sd": att_prior_sd,
-        "trials": trials,
-        "tolerance": TOLERANCE,
-        "data_scale": SCALE,
-        "flow_inside_t1": FLOW_INSIDE_T1,
-    }
-
-
-def _voxelwise(
-    problem: Problem, request: Request, vb_start: str, att_prior: float, att_prior_sd: float, trials: int
-) -> tuple[_State, dict[str, Any]]:
-    if vb_start not in STARTS:
-        raise InputError(f"vb_start is {vb_start!r}; expected one of {', '.join(STARTS)}")
-    if not (0 < att_prior < 10 and 0 < att_prior_sd < 1e3):
-        raise InputError(
-            f"att_prior is {att_prior} and att_prior_sd {att_prior_sd}; expected positive seconds, the prior below 10"
-        )
-    if trials < 1:
-        raise InputError(f"trials is {trials}; expected 1 or more")
+def _voxelwise(problem: Problem, request: Request, options: VbOptions) -> tuple[_State, dict[str, Any]]:
+    att_prior, trials = options.att_prior, options.trials
     from . import variational_kernels as kernels
 
     n, samples = problem.volumes.shape
     request.report(0, 2, f"variational Bayes of {n} voxels")
-    state = _prepare(problem, att_prior, att_prior_sd)
-    if vb_start == "grid":
+    state = _prepare(problem, att_prior, options.att_prior_sd)
+    if options.vb_start == "grid":
         last = float(problem.acquisition.time.max()) - 0.5  # a later ATT leaves label in the last sample alone
         grid = np.arange(GRID_STEP, max(last, GRID_STEP) + 1e-9, GRID_STEP)
         shapes = np.empty((len(state.tables[0]), grid.size, samples))
@@ -212,29 +139,29 @@ def _neighbors(problem: Problem) -> NDArray[np.int64]:
     return np.stack([index[tuple((voxels + step).T)] for step in steps], axis=1)
 
 
-def _spatial(problem: Problem, request: Request, state: _State, spatial: str, iterations: int) -> dict[str, Any]:
+def _spatial(problem: Problem, request: Request, state: _State, options: SvbOptions) -> dict[str, Any]:
     """Sweeps of the spatial prior, in place; returns its precisions, in the data's unit, at the end."""
     from . import variational_kernels as kernels
 
     neighbors = np.ascontiguousarray(_neighbors(problem))
     center, sums = np.zeros_like(state.mean), np.zeros((len(state.mean), 6))
-    fields = np.array([1e-8, 1e-8 if spatial == "both" else 0.0])
+    fields = np.array([1e-8, 1e-8 if options.prior_on == "both" else 0.0])
     posterior = (state.mean, state.precision, state.noise, center, sums)
     model = (state.data, state.row, *posterior, *state.tables)
     over_voxels(kernels.linearize_all, len(state.mean), False, *model)
-    for iteration in range(iterations):
-        if iteration > 0:
+    for sweep in range(options.sweeps):
+        if sweep > 0:
             fields[0] = kernels.smoothness(state.mean, state.precision, neighbors, 0)
-            if spatial == "both":
+            if options.prior_on == "both":
                 fields[1] = kernels.smoothness(state.mean, state.precision, neighbors, 1)
         kernels.sweep(*posterior, neighbors, fields, state.prior)
         over_voxels(kernels.linearize_all, len(state.mean), True, *model)
-        request.report(iterations + iteration + 1, 2 * iterations, "spatial updates")
+        request.report(options.sweeps + sweep + 1, 2 * options.sweeps, "spatial updates")
     return {"spatial_precision_cbf": float(fields[0] / state.unit**2), "spatial_precision_att": float(fields[1])}
 
 
 def _estimate(
-    name: str, problem: Problem, state: _State, settings: dict[str, Any], info: dict[str, Any], began: float
+    name: str, problem: Problem, state: _State, options: VbOptions, info: dict[str, Any], began: float
 ) -> Estimate:
     from . import variational_kernels as kernels
 
@@ -270,6 +197,6 @@ def _estimate(
         **{key: volume(value) for key, value in values.items()},
         fitted=volume(fitted / SCALE),
         estimator=name,
-        settings=settings,
+        settings=options.as_dict() | {"tolerance": TOLERANCE, "data_scale": SCALE, "flow_inside_t1": FLOW_INSIDE_T1},
         info=info,
     )

@@ -114,7 +114,7 @@ def slab(protocol: str = "te11", tsnr: float = 1.5, seed: int = 0, slices: int =
 
 
 def fit_config(case: Phantom, settings: Mapping[str, Any]) -> Estimate:
-    """Fit a phantom with networks of preset default, changed by any fields of FitConfig."""
+    """Fit a phantom with networks of preset default, changed by any fields of PinnOptions."""
     from aslpinn.estimation import fit
 
     return fit(case.series, case.mask, case.acquisition, estimator="pinn", voxel_size=case.voxel_size, **dict(settings))
@@ -152,7 +152,7 @@ def run(
 ) -> list[Row]:
     """One row for each entry of the groups (default: all of GROUPS): group, name, and its scores.
 
-    Equal configs are fitted once. changes: fields of FitConfig that replace those of BASE, such as epochs=10.
+    Equal configs are fitted once. changes: fields of PinnOptions that replace those of BASE, such as epochs=10.
     """
     chosen = list(groups or GROUPS)
     for group in chosen:
@@ -247,7 +247,7 @@ def search_pointwise(
     """The paper's loss at its best: settings searched with the truth at hand, which no user has; best first.
 
     Optuna's tree-structured Parzen estimator maximizes `score`'s skill. A trial is one training (AdamW, one-cycle)
-    on a slab of the phantom (`slab`). changes: fields of FitConfig for all trials, such as epochs=60. Stops after
+    on a slab of the phantom (`slab`). changes: fields of PinnOptions for all trials, such as epochs=60. Stops after
     `seconds`. A trial whose loss is not finite has skill 0.
     """
     optuna = _optuna()

@@ -87,7 +87,7 @@ class Score:
 
 
 def available() -> list[str]:
-    """Names of METHODS that run here: "basil" only where fabber_asl or oxasl is installed."""
+    """Names of METHODS that run here: "basil" only where fabber_asl is installed."""
     from aslpinn.estimation.basil import find_program
 
     try:
@@ -267,20 +267,12 @@ def fit_phantom(phantom: Phantom, name: str, **options: Any) -> Estimate:
     from aslpinn.estimation import fit
 
     method = METHODS[name]
-    guide = None
+    settings: dict[str, Any] = {"seed": phantom.seed, "voxel_size": phantom.voxel_size}
     if method.guided:
         noise = np.random.default_rng([phantom.seed, 50]).standard_normal(phantom.m0.shape)
-        guide = (phantom.m0 * (1 + M0_NOISE * noise)).astype(np.float32)
-    settings = {"seed": phantom.seed, **method.options, **options}
-    return fit(
-        phantom.series,
-        phantom.mask,
-        phantom.acquisition,
-        estimator=method.estimator,
-        voxel_size=phantom.voxel_size,
-        guide=guide,
-        **settings,
-    )
+        settings["guide"] = (phantom.m0 * (1 + M0_NOISE * noise)).astype(np.float32)
+    settings |= {**method.options, **options}
+    return fit(phantom.series, phantom.mask, phantom.acquisition, estimator=method.estimator, **settings)
 
 
 def values_of(rows: Sequence[Score], **wanted: Any) -> NDArray[np.float64]:

@@ -76,10 +76,10 @@ class Lesson:
         self, series: Float, mask: NDArray[Any], acquisition: Acquisition, voxel_size: Any, seed: int = 0
     ) -> None:
         from aslpinn.estimation import prepare
-        from aslpinn.estimation.networks.config import FitConfig
+        from aslpinn.estimation.networks.config import PinnOptions
         from aslpinn.estimation.networks.train import Samples
 
-        self.config = FitConfig(
+        self.config = PinnOptions(
             objective="pointwise", levels=4, base=8, finest=48, att_levels=0, batch=1000, collocation=4, seed=seed
         )
         self.problem = prepare(series, mask, acquisition)
@@ -120,7 +120,7 @@ class Lesson:
         """
         from aslpinn.estimation.networks.train import train
 
-        (one,) = train(self._engine(objective), self.samples, self.config.with_overrides(epochs=epochs))
+        (one,) = train(self._engine(objective), self.samples, self.config.changed(epochs=epochs))
         return self.problem.volume(one.cbf), self.problem.volume(one.att), one.history.losses["total"]
 
 

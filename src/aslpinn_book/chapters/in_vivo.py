@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from aslpinn.data import Phantom, Subject, load_subject, simulate
 from aslpinn.errors import InputError
-from aslpinn.estimation import Estimate, Request, fit, prepare
+from aslpinn.estimation import Estimate, Request, fit, prepare, uses
 from aslpinn.estimation.grid import fit_grid
 from aslpinn.maps.style import CATEGORICAL, METHOD_COLORS, METHOD_MARKERS, styled, subplots
 from aslpinn.physics import Acquisition
@@ -96,13 +96,11 @@ def fit_half(person: Person, volumes: NDArray[np.intp], estimator: str, seed: in
     """Fit some volumes of a person. estimator: "grid" (ATT grid, every voxel alone), or a name of `aslpinn.fit`."""
     series, acquisition = person.series[..., volumes], person.acquisition.select(volumes)
     if estimator == "grid":
-        request = Request("default", None, None, seed, "cpu", "auto", person.voxel_size, None, None)
-        return fit_grid(prepare(series, person.mask, acquisition), request, name="grid")
+        return fit_grid(prepare(series, person.mask, acquisition), Request(person.voxel_size), name="grid")
     anatomy = person.guide if isinstance(person, Subject) else person.m0
-    options: dict[str, Any] = {"guide": anatomy} if estimator == "field" else {}
-    return fit(
-        series, person.mask, acquisition, estimator=estimator, seed=seed, voxel_size=person.voxel_size, **options
-    )
+    guide = anatomy if uses(estimator, "guide") else None
+    options: dict[str, Any] = {"seed": seed, "voxel_size": person.voxel_size, "guide": guide}
+    return fit(series, person.mask, acquisition, estimator=estimator, **options)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from aslpinn.estimation.networks.config import configure
+from aslpinn.estimation.networks.config import PRESETS
 from aslpinn.estimation.networks.fit import MEMBER_SEEDS, engine_of
 from aslpinn.estimation.networks.train import Samples, train
-from aslpinn.estimation.problem import Request, prepare
+from aslpinn.estimation.problem import prepare
 from aslpinn.maps.style import CATEGORICAL, styled, subplots
 from aslpinn.physics import Acquisition
 
@@ -44,8 +44,9 @@ def snapshots(
     mask: ArrayLike,
     acquisition: Acquisition,
     epochs: Sequence[int],
+    *,
+    voxel_size: tuple[float, float, float],
     seed: int = 0,
-    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0),
     **settings: Any,
 ) -> Snapshots:
     """Train one network of preset "default" for max(epochs) epochs and keep its maps after each of `epochs`.
@@ -53,10 +54,9 @@ def snapshots(
     The last maps are those of `aslpinn.fit` with one member, the same seed and the same settings.
     """
     problem = prepare(series, mask, acquisition)
-    request = Request(preset="default", members=1, epochs=max(epochs), seed=seed, voxel_size=voxel_size)
-    config = configure(request, **settings)
+    config = PRESETS["default"].changed(**{**settings, "members": 1, "epochs": max(epochs), "seed": seed})
     samples = Samples.of(problem, voxel_size, config)
-    engine = engine_of(samples, request, config, [config.seed * MEMBER_SEEDS])
+    engine = engine_of(samples, config, [config.seed * MEMBER_SEEDS])
     kept: dict[str, list[NDArray[np.float32]]] = {"cbf": [], "att": []}
 
     def on_epoch(epoch: int, losses: dict[str, float]) -> None:

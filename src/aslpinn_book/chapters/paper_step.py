@@ -21,7 +21,7 @@ class Steps:
         from aslpinn.estimation.networks.train import Samples
 
         series, mask, timing = synthetic(PHANTOM_VOXELS, delays)
-        self.config = PRESETS["paper"].with_overrides(levels=levels, batch=batch, objective=objective)
+        self.config = PRESETS["paper"].changed(levels=levels, batch=batch, objective=objective)
         self.samples = Samples.of(prepare(series, mask, timing), (1.0, 1.0, 1.0), self.config)
         self.ways: dict[str, Any] = {} if objective != "pointwise" else {"naive": _naive(self.samples, self.config)}
         self.ways |= {

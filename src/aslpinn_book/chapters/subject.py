@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aslpinn.data import Subject, write_estimate
-from aslpinn.estimation import Estimate, fit
-from aslpinn.estimation.options import estimator_for, uses
+from aslpinn.estimation import Estimate, fit, uses
+from aslpinn.estimation.estimators import estimator_for
 from aslpinn.maps import metrics
 from aslpinn.maps import quality as qc
 from aslpinn.markdown import table, words
@@ -30,11 +30,8 @@ def fitter(person: Subject, estimator: str = "field", preset: str = "", seed: in
 
     fast: estimators that train networks take one member and few epochs; the others need no short settings.
     """
-    options: dict[str, Any] = {"estimator": estimator, "seed": seed, "voxel_size": person.voxel_size}
-    if preset:
-        options["preset"] = preset
-    if uses(estimator, "guide"):
-        options["guide"] = person.guide
+    options: dict[str, Any] = {"estimator": estimator, "preset": preset or None, "seed": seed}
+    options |= {"voxel_size": person.voxel_size, "guide": person.guide if uses(estimator, "guide") else None}
     if fast and uses(estimator, "epochs"):
         options |= {"members": 1, "epochs": 8}
     return lambda series, mask, acquisition: fit(series, mask, acquisition, **options)

@@ -21,7 +21,7 @@ SOURCES = Path(__file__).resolve().parents[2]
 #: Sources that do not change what a notebook computes: editing them makes no notebook run again.
 NOT_HASHED = {
     "aslpinn/cli.py",
-    "aslpinn/options.py",
+    "aslpinn/parser.py",
     "aslpinn_book/files.py",
     *(f"aslpinn_book/study/{name}.py" for name in ("command", "kernels", "launch_buttons", "needs", "notebooks")),
     *(f"aslpinn_book/study/{name}.py" for name in ("one_notebook", "pages", "plan", "pool", "preloaded", "progress")),

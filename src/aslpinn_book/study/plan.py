@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aslpinn.errors import InputError
-from aslpinn.estimation.options import ESTIMATORS, PRESETS, check_names
+from aslpinn.estimation.estimators import ESTIMATORS, PRESETS, check_names
 from aslpinn.markdown import table
 
 BATCH = 1000  #: Most volunteers that one study simulates.

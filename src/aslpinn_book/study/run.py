@@ -24,7 +24,7 @@ from typing import Any
 from aslpinn import __version__
 from aslpinn.data.derivatives import require_outside_raw
 from aslpinn.errors import InputError
-from aslpinn.estimation.options import PRESETS, former_default
+from aslpinn.estimation.estimators import PRESETS, former_default
 
 from ..files import locked, write_atomic
 from .notebooks import Task, chapter_tasks, find_project, group_task, library_versions, stem_of, subject_tasks
@@ -65,7 +65,7 @@ def run_study(plan: Study, say: Callable[[str], None] = _print, only: Sequence[s
     subject, take what those processes left, then the group, the chapters and the book.
     """
     check(plan)
-    for told in filter(None, (former_default(name) for name in plan.estimators)):
+    for told in dict.fromkeys(filter(None, map(former_default, plan.estimators))):
         say(f"note: {told}")
     for module in ("jupytext", "papermill"):  # of an extra; without them every notebook would fail by itself
         if find_spec(module) is None:

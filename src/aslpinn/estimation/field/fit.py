@@ -30,14 +30,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import FitError, InputError
-from ...fields.gaussian import LEVELS, Fourier, GaussianLevels
+from ...errors import FitError
+from ...fields.gaussian import Fourier, GaussianLevels
 from ...fields.threads import workers
 from ...physics import ATT_BOUNDS, CBF_BOUNDS
 from ...smoothing import smooth_inside
 from ..estimate import Estimate
 from ..grid import grid_search
 from ..mixture import Mixture, VoxelMixture, VoxelPrior
+from ..options import FieldOptions
 from ..problem import Problem, Request, chi2_quantile
 from ..regions import Region, RegionSearch, outside_of
 from .likelihood import FREEDOMS, Likelihood, linearize, repeat_noise, student_weights
@@ -46,9 +47,6 @@ from .solver import STEPS, Posterior, condition, learned, sample
 
 Floats = NDArray[np.float64]
 
-ARTERIAL = ("auto", "on", "off")
-REGIONS = ("auto", "off")
-MEMBERS = 8
 SETTLED = 5  # iterations before the field is searched for a focal region
 AGAIN = 4  # iterations after a region was put in
 STEPS_WITH_REGION = 40  # most solver steps for the map where a region's fields share voxels with those of the brain
@@ -73,35 +71,12 @@ FLAGS = {
 }
 
 
-def fit_field(
-    problem: Problem,
-    request: Request,
-    *,
-    arterial: str = "auto",
-    regions: str = "auto",
-    levels: int = LEVELS,
-    iterations: int = 7,
-) -> Estimate:
+def fit_field(problem: Problem, request: Request, options: FieldOptions) -> Estimate:
     """CBF, ATT, their SDs, aBV and flags by the field and the voxel mixture.
 
-    Parameters
-    ----------
-    arterial : str
-        auto (an arterial component where there is evidence for arteries, none after vascular crushing), on, or off.
-    regions : str
-        auto (levels of its own for a focal region where there is evidence for one), or off.
-    levels, iterations : int
-        Gaussian levels of the field; Gauss-Newton iterations.
-
-    Raises
-    ------
-    InputError
-        An option that is out of range.
-    FitError
-        A result that is not finite.
+    Raises FitError for a result that is not finite.
     """
-    members = MEMBERS if request.members is None else request.members
-    _check(arterial, regions, levels, iterations, members)
+    arterial, iterations, members = options.arterial, options.iterations, options.members
     if arterial == "auto" and problem.acquisition.crushed:
         arterial = "off"
     began = time.perf_counter()
@@ -111,15 +86,12 @@ def fit_field(
     def report(message: str) -> None:
         request.report(next(counter, total), total, message)
 
-    brain = Brain(problem, request, levels, report)
-    fit, mixture, noise = _passes(brain, arterial, iterations, members, regions == "auto")
+    brain = Brain(problem, request, options, report)
+    fit, mixture, noise = _passes(brain, arterial, iterations, members, options.regions == "auto")
     maps = _combined(brain, fit, mixture)
     if not (np.isfinite(maps).all() and np.isfinite(mixture.fitted).all()):
         raise FitError("the field's fit is not finite; check the series for extreme values, or use --estimator nlls")
-    settings = {
-        "seed": request.seed, "members": members, "levels": levels,
-        "iterations": iterations, "arterial": arterial, "regions": regions, "guide": request.guide is not None,
-    }  # fmt: skip
+    settings = options.as_dict() | {"arterial": arterial, "guide": request.guide is not None}
     info = _info(brain, fit, mixture, noise) | {"seconds": time.perf_counter() - began}
     cbf, att, cbf_sd, att_sd = maps.astype(np.float32)
     estimate = problem.estimate("field", cbf.clip(*CBF_BOUNDS), att.clip(*ATT_BOUNDS), cbf_sd, att_sd, settings, info)
@@ -132,28 +104,14 @@ def fit_field(
     return estimate
 
 
-def _check(arterial: str, regions: str, levels: int, iterations: int, members: Any) -> None:
-    if arterial not in ARTERIAL:
-        raise InputError(f"arterial is {arterial!r}; expected one of {', '.join(ARTERIAL)}")
-    if regions not in REGIONS:
-        raise InputError(f"regions is {regions!r}; expected one of {', '.join(REGIONS)}")
-    for name, value, low, high in (
-        ("levels", levels, 1, 12),
-        ("iterations", iterations, 2, 100),
-        ("members", members, 1, 1000),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InputError(f"{name} is {value!r}; expected a whole number")
-        if not low <= value <= high:
-            raise InputError(f"{name} is {value}; expected {low} to {high}")
-
-
 class Brain:
     """What stays the same between the passes of one fit: signals and their timing, levels, the guide's features."""
 
-    def __init__(self, problem: Problem, request: Request, levels: int, report: Callable[[str], None]) -> None:
-        self.problem, self.voxel_size, self.seed, self.report = problem, request.voxel_size, request.seed, report
-        self.levels = GaussianLevels(problem.mask, request.voxel_size, levels, workers())
+    def __init__(
+        self, problem: Problem, request: Request, options: FieldOptions, report: Callable[[str], None]
+    ) -> None:
+        self.problem, self.voxel_size, self.seed, self.report = problem, request.voxel_size, options.seed, report
+        self.levels = GaussianLevels(problem.mask, request.voxel_size, options.levels, workers())
         self.by_depth = request.guide is None
         if request.guide is None:
             self.features = depth_features(problem.mask, request.voxel_size)

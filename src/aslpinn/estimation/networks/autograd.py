@@ -16,7 +16,7 @@ from ...fields.grids import decay_rates
 from .. import objectives
 from ..objectives import Durations, Losses
 from ..problem import Floats
-from .config import FitConfig
+from .config import PinnOptions
 from .train import Points, Samples, held_out_error
 
 EVALUATION_CHUNK = 65536  # voxels evaluated at a time
@@ -30,7 +30,7 @@ class Fields(nn.Module):
     weights on a first axis, which codes and outputs then have, too.
     """
 
-    def __init__(self, config: FitConfig, seeds: int | Sequence[int], engine: str = "torch") -> None:
+    def __init__(self, config: PinnOptions, seeds: int | Sequence[int], engine: str = "torch") -> None:
         super().__init__()
         first, *others = [seeds] if isinstance(seeds, int) else seeds
         self._start(config, first, engine)
@@ -42,7 +42,7 @@ class Fields(nn.Module):
                 table = name.endswith("table")
                 parameter.data = torch.stack(several, 1).flatten(1) if table else torch.stack(several)
 
-    def _start(self, config: FitConfig, seed: int, engine: str) -> None:
+    def _start(self, config: PinnOptions, seed: int, engine: str) -> None:
         rng = np.random.default_rng(seed)
         shape = (config.hidden, config.layers)
 
@@ -89,7 +89,7 @@ class AutogradEngine:
     def __init__(
         self,
         samples: Samples,
-        config: FitConfig,
+        config: PinnOptions,
         seeds: int | Sequence[int],
         device: str = "cpu",
         name: str = "torch",

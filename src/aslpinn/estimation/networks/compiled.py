@@ -18,7 +18,7 @@ from ..fused_physics import physics_of
 from ..problem import Floats
 from .compiled_samples import Batch
 from .compiled_step import CLOSED_FORM, DERIVATIVE, INCREMENTS, ODE, Lookup, Work, gradients, weights_step
-from .config import FitConfig
+from .config import PinnOptions
 from .train import Points, Samples, held_out_error
 
 MOST_UNITS = 256  # units of work in a step, each with its own sum of weight gradients
@@ -27,7 +27,7 @@ MOST_UNITS = 256  # units of work in a step, each with its own sum of weight gra
 EVALUATION_CHUNK = 16384  # voxels evaluated at a time
 
 
-def unsupported(samples: Samples, config: FitConfig) -> str:
+def unsupported(samples: Samples, config: PinnOptions) -> str:
     """Why this engine cannot do what the config asks, or an empty string."""
     if samples.problem.acquisition.constants.disperses:
         return "the bolus is dispersed, and the compiled step has Buxton's solution only"
@@ -47,7 +47,7 @@ class CompiledEngine:
 
     name = "fused"
 
-    def __init__(self, samples: Samples, config: FitConfig, seed: int) -> None:
+    def __init__(self, samples: Samples, config: PinnOptions, seed: int) -> None:
         pointwise = ODE if config.reading == "ode" else DERIVATIVE
         self.objective = {"closed-form": CLOSED_FORM, "increments": INCREMENTS}.get(config.objective, pointwise)
         self.collocation = 0 if config.objective == "closed-form" else config.collocation
@@ -143,7 +143,7 @@ class CompiledEngine:
         return self._room[n]
 
 
-def start(config: FitConfig, seed: int) -> tuple[list[Table], list[Layers | None]]:
+def start(config: PinnOptions, seed: int) -> tuple[list[Table], list[Layers | None]]:
     """Encodings of f_ode and of ATT's own network where it has one; f_ode, ATT's own or None, f_tissue or None.
 
     Drawn in the order of `autograd.Fields`, so that a seed gives the same networks on every engine.
@@ -167,7 +167,7 @@ def start(config: FitConfig, seed: int) -> tuple[list[Table], list[Layers | None
     return [table for table, _ in made], [made[0][1], own, tissue]
 
 
-def batch_of(samples: Samples, config: FitConfig) -> Batch:
+def batch_of(samples: Samples, config: PinnOptions) -> Batch:
     """The samples as the compiled loops want them; what only f_tissue needs is left empty for the closed form."""
     problem = samples.problem
     timing: dict[str, Any] = {

@@ -2,141 +2,127 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from ...errors import InputError
-from ..problem import Request
-
-ENGINES = ("auto", "torch", "fused", "cuda", "tinycudann")
-OBJECTIVES = ("closed-form", "increments", "pointwise")
-READINGS = ("derivative", "ode")
-SCHEDULES = ("cosine", "one-cycle", "constant")
-ACTIVATIONS = ("sine", "relu")
-PLACES = ("uniform", "between", "near")
-INITIAL = ("auto", "on", "off")
-
-
-def _setting(default: Any, meaning: str, table2: str = "") -> Any:
-    """A field with its meaning, and the name of its row in the paper's Table 2 where it has one."""
-    return field(default=default, metadata={"meaning": meaning, "table2": table2})
+from ..options import Options, option
 
 
 @dataclass(frozen=True)
-class FitConfig:
-    """Settings of a fit by networks; each field's metadata say what it means and which row of Table 2 it is.
+class PinnOptions(Options):
+    """Estimator pinn: networks on hash encodings, trained with the paper's loss or another one.
 
-    Field defaults are those of preset "default"; `PRESETS` has the others.
+    Defaults are those of preset "default"; `PRESETS` has the others.
     """
 
-    objective: str = _setting("closed-form", "closed-form, increments or pointwise (the paper's)")
-    reading: str = _setting("derivative", "pointwise: P is the derivative of Buxton's solution, or its ode")
-    edge_width: float | None = _setting(
-        None, "pointwise: width in s of the bolus's edges in P; 0: steps; none: from the sampling"
+    objective: str = option(
+        "closed-form", "the loss; pointwise is the paper's", choices=("pointwise", "increments", "closed-form")
     )
-    alpha: float = _setting(1.0, "weight of the data term")
-    lambda_physics: float = _setting(0.5, "weight of the physics term")
-    collocation: int = _setting(4, "random times a voxel, between first and last PLD")
-    collocation_at: str = _setting("uniform", "uniform; or drawn towards the middle between samples, or near them")
-    initial_condition: str = _setting(
-        "auto", "f_tissue(t = 0) = 0 as a sample, collocation from there: on, off; auto: if the first is later than 1 s"
+    reading: str = option(
+        "derivative", "pointwise: P is the derivative of Buxton's solution, or its ode", choices=("ode", "derivative")
+    )
+    edge_width: float | None = option(
+        None, "pointwise: width in s of the bolus's edges in P; 0: steps; None: from the sampling", low=0
+    )
+    alpha: float = option(1.0, "weight of the data term", low=0)
+    lambda_physics: float = option(0.5, "weight of the physics term", low=0)
+    collocation: int = option(4, "random times a voxel, between first and last PLD", low=0)
+    collocation_at: str = option(
+        "uniform",
+        "between: drawn towards the middle between samples; near: near them",
+        choices=("uniform", "between", "near"),
+    )
+    initial_condition: str = option(
+        "auto",
+        "f_tissue(t = 0) = 0 as a sample, collocation from there; auto: if the first sample is later than 1 s",
+        choices=("auto", "on", "off"),
     )
 
-    levels: int = _setting(6, "grids of the hash encoding (of CBF, where ATT has its own)", "Number of levels")
-    features: int = _setting(2, "values in a row of the table", "Features per level")
-    log2_table: int = _setting(15, "a grid has at most 2 to this power rows", "log2 hashmap size")
-    base: int = _setting(8, "vertices along an axis of the coarsest grid", "Base resolution")
-    finest: int = _setting(64, "vertices along an axis of the finest grid", "Finest resolution")
-    att_levels: int = _setting(4, "grids of ATT's own encoding and network; 0: ATT shares those of CBF")
-    att_base: int = _setting(4, "as base, for ATT")
-    att_finest: int = _setting(24, "as finest, for ATT")
-
-    hidden: int = _setting(16, "units in a hidden layer", "Neurons per layer")
-    layers: int = _setting(3, "hidden layers", "Number of layers")
-    activation: str = _setting("sine", "sine (SIREN) or relu", "Activation function")
-    omega_signal_first: float = _setting(15.0, "frequency of f_tissue's first layer", "f_tissue: Siren omega_0")
-    omega_signal: float = _setting(15.0, "frequency of f_tissue's other layers", "f_tissue: Siren omega")
-    omega_parameters_first: float = _setting(25.0, "frequency of f_ode's first layer", "f_ode: Siren omega_0")
-    omega_parameters: float = _setting(5.0, "frequency of f_ode's other layers", "f_ode: Siren omega")
-
-    epochs: int = _setting(10, "passes over all voxels", "Annealing period (T_max)")
-    batch: int = _setting(3000, "voxels in a step", "Batch size")
-    schedule: str = _setting(
-        "one-cycle", "cosine (by epoch), one-cycle (by step) or constant", "Learning rate schedule"
+    levels: int = option(
+        6, "grids of the hash encoding (of CBF, where ATT has its own)", low=1, table2="Number of levels"
     )
-    lr: float = _setting(1e-2, "largest learning rate of AdamW", "Base learning rate")
-    final_lr: float = _setting(1e-6, "learning rate at the end", "Final learning rate")
-    t_max: int = _setting(0, "cosine: epochs until final_lr; 0: all epochs", "Annealing period (T_max)")
-    warmup: float = _setting(0.3, "one-cycle: share of the steps in which the rate rises")
-    weight_decay: float = _setting(0.01, "AdamW's weight decay")
-    level_decay: float = _setting(0.0, "weight decay of the tables that grows with a grid's resolution R, by (R/8)^1.5")
-    members: int = _setting(8, "networks from different seeds whose maps are averaged")
-    seed: int = _setting(0, "of start values, batches and collocation times")
-    held_out: float = _setting(0.0, "share of voxel-times kept from the loss to choose the epoch; 0: the last epoch")
+    features: int = option(2, "values in a row of the table", low=1, table2="Features per level")
+    log2_table: int = option(15, "a grid has at most 2 to this power rows", low=1, table2="log2 hashmap size")
+    base: int = option(8, "vertices along an axis of the coarsest grid", low=1, table2="Base resolution")
+    finest: int = option(64, "vertices along an axis of the finest grid", low=1, table2="Finest resolution")
+    att_levels: int = option(4, "grids of ATT's own encoding and network; 0: ATT shares those of CBF", low=0)
+    att_base: int = option(4, "as base, for ATT", low=1)
+    att_finest: int = option(24, "as finest, for ATT", low=1)
 
-    time_scale: float = _setting(1.0, "seconds in the unit of t that f_tissue sees and the rate is per")
-    signal_percentile: float = _setting(99.5, "this percentile of the series is scaled to signal_scale")
-    signal_scale: float = _setting(1.0, "size of the signals that f_tissue is fitted to")
-    cbf_scale: float = _setting(40.0, "CBF in ml/100g/min where f_ode gives 0")
-    att_scale: float = _setting(1.2, "ATT in s where f_ode gives 0")
+    hidden: int = option(16, "units in a hidden layer", low=1, table2="Neurons per layer")
+    layers: int = option(3, "hidden layers", low=1, table2="Number of layers")
+    activation: str = option("sine", "sine is SIREN's", choices=("sine", "relu"), table2="Activation function")
+    omega_signal_first: float = option(
+        15.0, "frequency of f_tissue's first layer", above=0, table2="f_tissue: Siren omega_0"
+    )
+    omega_signal: float = option(15.0, "frequency of f_tissue's other layers", above=0, table2="f_tissue: Siren omega")
+    omega_parameters_first: float = option(
+        25.0, "frequency of f_ode's first layer", above=0, table2="f_ode: Siren omega_0"
+    )
+    omega_parameters: float = option(5.0, "frequency of f_ode's other layers", above=0, table2="f_ode: Siren omega")
+
+    epochs: int = option(10, "passes over all voxels", low=1, table2="Annealing period (T_max)")
+    batch: int = option(3000, "voxels in a step", low=1, table2="Batch size")
+    schedule: str = option(
+        "one-cycle",
+        "of the learning rate: cosine by epoch, one-cycle by step",
+        choices=("cosine", "one-cycle", "constant"),
+        table2="Learning rate schedule",
+    )
+    lr: float = option(1e-2, "largest learning rate of AdamW", above=0, table2="Base learning rate")
+    final_lr: float = option(1e-6, "learning rate at the end", low=0, table2="Final learning rate")
+    t_max: int = option(0, "cosine: epochs until final_lr; 0: all epochs", low=0, table2="Annealing period (T_max)")
+    warmup: float = option(0.3, "one-cycle: share of the steps in which the rate rises", low=0, high=1)
+    weight_decay: float = option(0.01, "AdamW's weight decay", low=0)
+    level_decay: float = option(
+        0.0, "weight decay of the tables that grows with a grid's resolution R, by (R/8)^1.5", low=0
+    )
+    members: int = option(8, "networks from different seeds whose maps are averaged", low=1)
+    held_out: float = option(
+        0.0, "share of voxel-times kept from the loss to choose the epoch; 0: the last epoch", low=0, high=0.9
+    )
+
+    device: str = option("cpu", "torch's device: cpu, cuda")
+    engine: str = option(
+        "auto",
+        "what computes the steps: fused on a CPU, cuda or tinycudann on a GPU; torch everywhere",
+        choices=("auto", "torch", "fused", "cuda", "tinycudann"),
+    )
+
+    time_scale: float = option(1.0, "seconds in the unit of t that f_tissue sees and the rate is per", above=0)
+    signal_percentile: float = option(
+        99.5, "this percentile of the series is scaled to signal_scale", above=0, high=100
+    )
+    signal_scale: float = option(1.0, "size of the signals that f_tissue is fitted to", above=0)
+    cbf_scale: float = option(40.0, "CBF in ml/100g/min where f_ode gives 0", above=0)
+    att_scale: float = option(1.2, "ATT in s where f_ode gives 0", above=0)
+
+    uses_voxel_size = True
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("objective", OBJECTIVES),
-            ("reading", READINGS),
-            ("schedule", SCHEDULES),
-            ("activation", ACTIVATIONS),
-            ("collocation_at", PLACES),
-            ("initial_condition", INITIAL),
-        ):
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}")
-        zero_is_fine = {
-            "alpha",
-            "lambda_physics",
-            "collocation",
-            "att_levels",
-            "t_max",
-            "warmup",
-            "weight_decay",
-            "level_decay",
-            "seed",
-        }
-        zero_is_fine |= {"held_out", "final_lr", "edge_width"}
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(item.default, str) or (value is None and item.default is None):
-                continue
-            whole = isinstance(item.default, int)
-            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-                raise InputError(f"{item.name} is {value!r}; expected {'a whole number' if whole else 'a number'}")
-            if not (value >= 0 if item.name in zero_is_fine else value > 0) or value == float("inf"):
-                low = "0 or more" if item.name in zero_is_fine else "above 0"
-                raise InputError(f"{item.name} is {value!r}; expected a finite number, {low}")
+        super().__post_init__()
         if self.edge_width is not None and self.objective != "pointwise":
             raise InputError(f"edge_width is {self.edge_width}, and objective {self.objective!r}; expected pointwise")
-        for name, high in (("held_out", 0.9), ("warmup", 1.0), ("signal_percentile", 100.0)):
-            if getattr(self, name) > high:
-                raise InputError(f"{name} is {getattr(self, name)}; expected at most {high:g}")
 
-    def with_overrides(self, **overrides: Any) -> FitConfig:
-        """A copy with some fields changed; InputError names the valid ones where a name is unknown."""
-        valid = [item.name for item in fields(self)]
-        unknown = sorted(set(overrides) - set(valid))
-        if unknown:
-            raise InputError(f"there is no setting {', '.join(unknown)}; expected some of {', '.join(valid)}")
-        return replace(self, **overrides)
+    def changed(self, **settings: Any) -> Self:
+        """A copy with some options changed; where epochs change and t_max does not, t_max follows the epochs.
 
-    def as_dict(self) -> dict[str, Any]:
-        """The settings, ready for JSON."""
-        return asdict(self)
+        Raises InputError also for a reading of P where the objective has no P.
+        """
+        if self.t_max and "epochs" in settings:
+            settings = {"t_max": settings["epochs"]} | settings
+        found = super().changed(**settings)
+        if "reading" in settings and found.objective != "pointwise":
+            raise InputError(f"reading is {found.reading!r}, and objective {found.objective!r}; expected pointwise")
+        return found
 
 
 #: "paper" is the paper's Table 2 and text to the letter; what they leave unsaid keeps the defaults above. P is read as
 #: the ODE: the outputs of f_ode "serve as inputs to the ODE" (appendix A.4), which finds CBF and ATT as well or better.
-PRESETS: dict[str, FitConfig] = {
-    "default": FitConfig(),
-    "paper": FitConfig(
+PRESETS: dict[str, PinnOptions] = {
+    "default": PinnOptions(),
+    "paper": PinnOptions(
         objective="pointwise",
         reading="ode",
         alpha=1.0,
@@ -159,19 +145,3 @@ PRESETS: dict[str, FitConfig] = {
         members=1,
     ),
 }
-
-
-def configure(request: Request, **overrides: object) -> FitConfig:
-    """The preset with the request's members, epochs and seed, and any field by name.
-
-    Where epochs change and t_max is not given, the annealing period follows the epochs.
-    """
-    config = PRESETS[request.preset]
-    changes: dict[str, object] = {"seed": request.seed}
-    if request.members is not None:
-        changes["members"] = request.members
-    if request.epochs is not None:
-        changes["epochs"] = request.epochs
-        if config.t_max:
-            changes["t_max"] = request.epochs
-    return config.with_overrides(**(changes | overrides))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 
@@ -11,23 +10,17 @@ from ...errors import InputError
 from ..estimate import Estimate
 from ..grid import gauss_newton_sd
 from ..problem import Floats, Problem, Request
-from .config import ENGINES, FitConfig, configure
+from .config import PinnOptions
 from .train import Engine, Samples, Trained, train
 
 MEMBER_SEEDS = 1009  # seeds of the members: seed * MEMBER_SEEDS + k, so that runs with other seeds share none
 
 
-def fit_pinn(problem: Problem, request: Request, **overrides: Any) -> Estimate:
-    """Mean over an ensemble of trained networks; any field of FitConfig by name, see `fit_networks`.
+def fit_pinn(problem: Problem, request: Request, config: PinnOptions) -> Estimate:
+    """Mean over an ensemble of trained networks; one more is trained for the SDs.
 
-    See `standard_deviations` for what the SDs mean. Raises InputError for a setting that does not
-    exist, FitError where a loss is not finite.
+    See `standard_deviations` for what they mean. Raises FitError where a loss is not finite.
     """
-    return fit_networks(problem, request, configure(request, **overrides))
-
-
-def fit_networks(problem: Problem, request: Request, config: FitConfig) -> Estimate:
-    """Train config.members networks, and one more for the SDs; combine their maps."""
     began = time.perf_counter()
     samples = Samples.of(problem, request.voxel_size, config)
     members = Members(request, config)
@@ -54,20 +47,19 @@ def fit_networks(problem: Problem, request: Request, config: FitConfig) -> Estim
     settings = config.as_dict() | {"initial_condition": "on" if samples.initial else "off"}
     if config.objective == "pointwise":
         settings["edge_width"] = samples.edge_width
-    settings |= {"preset": request.preset, "device": request.device, "engine": request.engine}
     return problem.estimate("pinn", mean_cbf, mean_att, cbf_sd, att_sd, settings, info)
 
 
 class Members:
-    """Trains networks on the engine that a request names: one after the other, on a CUDA device all side by side."""
+    """Trains networks on the engine that the options name: one after the other, on a CUDA device all side by side."""
 
-    def __init__(self, request: Request, config: FitConfig) -> None:
+    def __init__(self, request: Request, config: PinnOptions) -> None:
         self.request, self.config = request, config
         self.seconds: list[float] = []
 
     def train(self, samples: Samples, seeds: list[int]) -> list[Trained]:
         """Train the networks of these seeds on the same samples."""
-        together = self.request.device != "cpu" and self.request.engine in ("auto", "cuda")
+        together = self.config.device != "cpu" and self.config.engine in ("auto", "cuda")
         return [
             one for part in ([seeds] if together else [[seed] for seed in seeds]) for one in self._run(samples, part)
         ]
@@ -83,19 +75,17 @@ class Members:
             done = before * config.epochs + count * (epoch + 1)
             self.request.report(done, total, f"{label}, loss {losses['total']:.4g}")
 
-        trained = train(engine_of(samples, self.request, config, seeds), samples, config, on_epoch)
+        trained = train(engine_of(samples, config, seeds), samples, config, on_epoch)
         self.seconds += [(time.perf_counter() - began) / count] * count
         return trained
 
 
-def engine_of(samples: Samples, request: Request, config: FitConfig, seeds: list[int]) -> Engine:
-    """The engine that a request names, or the fastest for its device, with the networks of these seeds.
+def engine_of(samples: Samples, config: PinnOptions, seeds: list[int]) -> Engine:
+    """The engine that the options name, or the fastest for its device, with the networks of these seeds.
 
     Raises InputError where engine and device do not fit together.
     """
-    device, name = request.device, request.engine
-    if name not in ENGINES:
-        raise InputError(f"engine is {name!r}; expected one of {', '.join(ENGINES)}")
+    device, name = config.device, config.engine
     if name == "fused" and device != "cpu":
         raise InputError(f"engine is 'fused', and device {device!r}; expected device cpu with it")
     if name in ("cuda", "tinycudann") and not device.startswith("cuda"):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...errors import FitError, InputError
 from ...physics import Constants, delta_m
 from ..problem import Floats, Problem
-from .config import FitConfig
+from .config import PinnOptions
 
 if TYPE_CHECKING:
     from ...fields.arrays import Table
@@ -66,7 +66,7 @@ class Samples:
     _indices: dict[Any, tuple[NDArray[np.uint32], Floats]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, problem: Problem, voxel_size: tuple[float, float, float], config: FitConfig) -> Samples:
+    def of(cls, problem: Problem, voxel_size: tuple[float, float, float], config: PinnOptions) -> Samples:
         """Scale the signals, weigh by repeats, keep back a share of the samples where the config asks for it."""
         level = signal_level(problem, config)
         weight, held_out = (problem.counts / problem.counts.mean())[None], None
@@ -124,7 +124,7 @@ class Samples:
         signal, held_out = self.signal[..., acquired], self.held_out[..., acquired].astype(np.float32)
         return signal, held_out, np.float32(self.scale), self.problem.pld, self.problem.tau
 
-    def batches(self, config: FitConfig, rng: np.random.Generator) -> list[tuple[Points, Floats]]:
+    def batches(self, config: PinnOptions, rng: np.random.Generator) -> list[tuple[Points, Floats]]:
         """An epoch: numbers (n,) of the voxels in each batch, and where their collocation times fall, (n, count)."""
         parts = minibatches(len(self), config.batch, rng)
         if config.objective == "closed-form":
@@ -148,7 +148,7 @@ def _with_column(values: NDArray[Any], value: Any) -> NDArray[Any]:
     return np.pad(values, ((0, 0), (0, 1)), constant_values=value)
 
 
-def initial_condition(problem: Problem, config: FitConfig) -> bool:
+def initial_condition(problem: Problem, config: PinnOptions) -> bool:
     """Whether f_tissue = 0 at t = 0 is one more sample.
 
     A loss on derivatives or increments loses the constant. Early samples, in which no label has arrived, give it back;
@@ -159,7 +159,7 @@ def initial_condition(problem: Problem, config: FitConfig) -> bool:
     return config.initial_condition == "on" or float(problem.acquisition.time.min()) > LATE
 
 
-def edge_width(problem: Problem, config: FitConfig) -> float:
+def edge_width(problem: Problem, config: PinnOptions) -> float:
     """Width in s of the edges of P in the pointwise loss: the config's, or EDGE_SHARE of the mean sampling interval.
 
     Narrower than the sampling tells apart, so that CBF is not biased by blur; wide enough that the samples and random
@@ -176,7 +176,7 @@ def edge_width(problem: Problem, config: FitConfig) -> float:
     return EDGE_SHARE * float(np.ptp(times)) / max(len(times) - 1, 1)
 
 
-def signal_level(problem: Problem, config: FitConfig) -> float:
+def signal_level(problem: Problem, config: PinnOptions) -> float:
     """delta-M / M0b that the networks see as 1. Raises InputError where the series is mostly negative."""
     level = float(np.percentile(problem.signal, config.signal_percentile)) / config.signal_scale
     if level <= 0:
@@ -200,7 +200,7 @@ def minibatches(n: int, batch: int, rng: np.random.Generator) -> list[Points]:
     return np.array_split(rng.permutation(n), -(-n // batch))
 
 
-def learning_rate(config: FitConfig, epoch: int, step: int, steps: int) -> float:
+def learning_rate(config: PinnOptions, epoch: int, step: int, steps: int) -> float:
     """Learning rate at a step of `steps` in an epoch (cosine changes by epoch, one-cycle by step)."""
     high, low = config.lr, config.final_lr
     if config.schedule == "cosine":
@@ -233,7 +233,7 @@ class Engine(Protocol):
         """`held_out_error` of the networks as they are now."""
 
 
-def train(engine: Engine, samples: Samples, config: FitConfig, on_epoch: OnEpoch | None = None) -> list[Trained]:
+def train(engine: Engine, samples: Samples, config: PinnOptions, on_epoch: OnEpoch | None = None) -> list[Trained]:
     """Train an engine's networks; for each its maps after the last epoch, or after that of the smallest held-out error.
 
     on_epoch is called with each epoch and its losses, those of K networks averaged. Raises FitError as soon as the mean
@@ -276,7 +276,7 @@ class Trained(NamedTuple):
 class Record:
     """The histories of K networks, and with samples held out the maps of each one's best epoch."""
 
-    def __init__(self, samples: Samples, config: FitConfig) -> None:
+    def __init__(self, samples: Samples, config: PinnOptions) -> None:
         self.samples, self.config = samples, config
         self.histories: list[History] = []
         self.best: list[tuple[Floats, Floats]] = []
@@ -307,7 +307,7 @@ class Record:
         return [Trained(*pair, history, engine.name) for pair, history in zip(maps, self.histories, strict=True)]
 
 
-def _check_finite(losses: dict[str, NDArray[Any]], epoch: int, config: FitConfig) -> None:
+def _check_finite(losses: dict[str, NDArray[Any]], epoch: int, config: PinnOptions) -> None:
     if all(np.isfinite(values).all() for values in losses.values()):
         return
     found = ", ".join(f"{name} {values.mean():.3g}" for name, values in losses.items())

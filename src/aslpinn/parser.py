@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
-from .estimation.options import ESTIMATORS, PRESETS
 
 
 def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     """The parser of all commands, which it names in `command`; wrong arguments end it with 2, in one line.
 
-    argv: what will be parsed; the arguments of `study` belong to the book and are declared where it is called.
+    argv: what will be parsed. The arguments of `fit` are those of the estimators, those of `study` belong to the book:
+    both are declared where they are called.
     """
     made = _Parser(prog="aslpinn", description="Perfusion maps from arterial spin labeling MRI.")
     made.add_argument("--version", action="version", version=f"aslpinn {__version__}")
     commands = made.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_fit, _add_check, _add_decode, _add_simulate, _add_benchmark, _add_fetch):
+    fit = _command(commands, "fit", "CBF and ATT maps of one series, as BIDS derivatives.")
+    if "fit" in argv:
+        _add_fit_arguments(fit)
+    for add in (_add_check, _add_decode, _add_simulate, _add_benchmark, _add_fetch):
         add(commands)
     study = _command(commands, "study", "Fit every subject, run the chapters, build the book.")
     if "study" in argv:
@@ -105,40 +108,53 @@ def _add_motion(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_fit(commands: Any) -> None:
-    command = _command(commands, "fit", "CBF and ATT maps of one series, as BIDS derivatives.")
+#: Options of estimators that the command line has; Python has all of them.
+OF_ESTIMATORS = {
+    "members": "K", "epochs": "N", "seed": "N", "device": "NAME", "engine": "NAME", "objective": "NAME",
+    "reading": "NAME", "edge_width": "S", "arterial": "WHEN", "vb_start": "NAME",
+}  # fmt: skip
+
+
+def _add_fit_arguments(command: argparse.ArgumentParser) -> None:
+    from dataclasses import fields
+
+    from .estimation.estimators import DEFAULT, ESTIMATORS, ONE_DELAY, PRESETS
+
     _add_input(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the derivatives")
-    command.add_argument(
-        "--estimator",
-        metavar="NAME",
-        help=f"{', '.join(ESTIMATORS)}; default: field, or consensus for one delay",
-    )
-    command.add_argument("--preset", metavar="NAME", help=f"pinn: {' or '.join(PRESETS['pinn'])}")
-    command.add_argument("--objective", choices=("pointwise", "increments", "closed-form"), help="pinn: the loss")
-    command.add_argument(
-        "--reading", choices=("ode", "derivative"), help="pinn, objective pointwise: what the paper's P is"
-    )
-    command.add_argument(
-        "--edge-width",
-        type=float,
-        metavar="S",
-        help="pinn, objective pointwise: width of the bolus's edges in P, s (0: steps; default: from the sampling)",
-    )
-    command.add_argument("--members", type=_positive, metavar="K", help="field, pinn: members of the ensemble")
-    command.add_argument("--epochs", type=_positive, metavar="N", help="pinn: passes over the voxels")
-    command.add_argument("--seed", type=_seed, default=0, metavar="N")
-    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    command.add_argument("--engine", choices=("auto", "torch", "fused", "cuda", "tinycudann"), default="auto")
-    command.add_argument(
-        "--arterial", choices=("auto", "on", "off"), help="field: macrovascular signal (auto: by evidence)"
-    )
+    dispersing = [name for name, kind in ESTIMATORS.items() if kind.disperses]
     command.add_argument(
         "--dispersion",
         metavar="S,P",
-        help="nlls, smoothed, pinn: a bolus spread by a gamma kernel of sharpness S per s that peaks at P s",
+        help=f"{', '.join(dispersing)}: a bolus spread by a gamma kernel of sharpness S per s that peaks at P s",
     )
-    command.add_argument("--vb-start", choices=("grid", "prior"), help="vb, svb: an ATT grid, or BASIL's single start")
+    command.add_argument(
+        "--estimator", metavar="NAME", help=f"{', '.join(ESTIMATORS)}; default: {DEFAULT}, or {ONE_DELAY} for one delay"
+    )
+    for estimator, presets in PRESETS.items():
+        command.add_argument("--preset", metavar="NAME", help=f"{estimator}: {' or '.join(presets)}")
+    groups: dict[str, Any] = {}
+    for name, metavar in OF_ESTIMATORS.items():
+        declared = {key: item for key, kind in ESTIMATORS.items() for item in fields(kind.options) if item.name == name}
+        users = ", ".join(declared)
+        if users not in groups:
+            groups[users] = command.add_argument_group(f"options of {users}; others refuse them")
+        first = next(iter(declared.values()))
+        choices = first.metadata["choices"]
+        groups[users].add_argument(
+            f"--{name.replace('_', '-')}",
+            type={"int": int, "float": float}.get(str(first.type), str),
+            metavar=metavar,
+            help=_meaning(declared) + (f" ({', '.join(choices)})" if choices else ""),
+        )
+
+
+def _meaning(declared: dict[str, Any]) -> str:
+    """What an option means: once where all estimators that have it mean the same, else for each."""
+    said = {estimator: item.metadata["meaning"] for estimator, item in declared.items()}
+    if len(set(said.values())) == 1:
+        return str(next(iter(said.values())))
+    return "; ".join(f"{estimator}: {meaning}" for estimator, meaning in said.items())
 
 
 def _add_check(commands: Any) -> None:
