@@ -38,6 +38,8 @@ def write_series(folder: Path, kind: str) -> Path:
     brain = ((grid / (0.5 * np.array(SHAPE))) ** 2).sum(axis=1).reshape(SHAPE) < 1
     rng = np.random.default_rng(0)
     data = np.where(brain[..., None], 500 + rng.normal(0, 5, (*SHAPE, 8)), 0).astype(np.float32)
+    if kind == "deltam":
+        data *= 0.01  # of M0
     affine = np.diag([3.0, 3.0, 5.0, 1.0])
     nib.save(nib.Nifti1Image(data, affine), perf / "sub-01_asl.nii.gz")
     nib.save(nib.Nifti1Image(np.where(brain, 1000, 0).astype(np.float32), affine), perf / "sub-01_m0scan.nii.gz")

@@ -23,7 +23,7 @@ from aslpinn.cli import main
 from aslpinn.data.derivatives import commit, staging
 from aslpinn.data.images import read_image
 from aslpinn.data.m0 import M0Source, read_m0
-from aslpinn.physics import Acquisition, Constants, delta_m
+from aslpinn.physics import Acquisition, Constants, delta_m, hadamard
 
 
 @pytest.fixture
@@ -779,3 +779,117 @@ def test_m0_is_read_by_its_source(series: Series) -> None:
     found = read_m0(M0Source("Estimate", estimate=2.0), image, Constants(), [], [])
     assert found.uniform
     assert (found.data == 2).all()
+
+
+# --- more of the same kinds ---
+
+
+def test_a_field_that_is_given_twice_is_refused(series: Series, tmp_path: Path, capsys: Any) -> None:
+    file = series.write().with_name("sub-01_asl.json")
+    file.write_text(file.read_text().rstrip("}") + ', "LabelingDuration": 0.9}')
+    refused(capsys, "fit", series.asl, "--out", tmp_path / "out", says="LabelingDuration' is given twice")
+    twice = ["--constant", "t1_blood=1.65", "--constant", "t1_blood=1.9"]
+    refused(capsys, "fit", Series(tmp_path / "r").write(), "--out", tmp_path / "out", *twice, says="twice")
+
+
+def test_a_matrix_that_is_not_the_named_one_is_refused(tmp_path: Path, capsys: Any) -> None:
+    series = Series(tmp_path / "raw", "encoded")
+    series.sidecar["TimeEncodedMatrix"] = hadamard.matrix("Walsh", 8).tolist()
+    refused(capsys, "fit", series.write(), "--out", tmp_path / "out", says="TimeEncodedMatrixType")
+
+
+@pytest.mark.parametrize("factor", [100.0, 1e-4])
+def test_m0_and_series_in_different_units_are_refused_or_told(series: Series, capsys: Any, factor: float) -> None:
+    """M0 a hundredth: delta-M is larger than M0 or would be a CBF of thousands; a ten thousandth: of nothing."""
+    series.data *= factor
+    refused(capsys, "check", series.write(), says="M0")
+
+
+def test_what_is_there_and_not_used_is_told(tmp_path: Path) -> None:
+    series = Series(tmp_path / "raw", "pairs")
+    series.data = np.concatenate([series.m0[..., None], series.data], axis=3)
+    series.types.insert(0, "m0scan")
+    series.sidecar["PostLabelingDelay"].insert(0, 0)
+    series.sidecar["RepetitionTimePreparation"] = 1.9
+    notes = " ".join(load_subject(series.write()).provenance["notes"])
+    assert "m0scan volumes of the series are not used" in notes
+    assert "more than RepetitionTimePreparation" in notes
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.uint16, np.float64, ">i2", ">f4"])
+@pytest.mark.parametrize("version", [nib.Nifti1Image, nib.Nifti2Image])
+def test_every_kind_of_nifti_is_read_alike(series: Series, tmp_path: Path, kind: Any, version: Any) -> None:
+    expected = fitted(series.write(), tmp_path / "a")
+    whole = np.dtype(kind).kind in "iu"
+    stored = np.round(series.data / 0.001).astype(np.dtype(kind).newbyteorder("=")) if whole else series.data
+    image = version(stored, AFFINE)
+    if np.dtype(kind).byteorder == ">":
+        image = version(stored, AFFINE, image.header.as_byteswapped(">"))
+    image.set_data_dtype(np.dtype(kind).newbyteorder("="))
+    if whole:
+        image.header.set_slope_inter(0.001, 0)
+    for suffix in (".nii.gz", ".nii"):
+        series.asl.unlink(missing_ok=True)
+        nib.save(image, series.asl.with_suffix("").with_suffix(suffix))
+        out = tmp_path / f"b{suffix}"
+        np.testing.assert_allclose(
+            fitted(series.asl.with_suffix("").with_suffix(suffix), out), expected, rtol=2e-3, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b", b"x" * 400, gzip.compress(b""), gzip.compress(b"x" * 600)])
+@pytest.mark.parametrize("which", ["asl", "m0scan"])
+def test_what_is_no_nifti_is_refused(series: Series, tmp_path: Path, capsys: Any, content: bytes, which: str) -> None:
+    series.write()
+    (series.perf / f"sub-01_{which}.nii.gz").write_bytes(content)
+    refused(capsys, "fit", series.asl, "--out", tmp_path / "out", says=f"sub-01_{which}.nii.gz")
+
+
+def test_a_plain_file_that_is_called_compressed_is_refused(series: Series, tmp_path: Path, capsys: Any) -> None:
+    series.write()
+    content = series.asl.read_bytes()
+    series.asl.write_bytes(gzip.decompress(content))
+    refused(capsys, "fit", series.asl, "--out", tmp_path / "out", says="sub-01_asl.nii.gz")
+    series.asl.unlink()
+    plain = series.asl.with_name("sub-01_asl.nii")
+    plain.write_bytes(content)
+    refused(capsys, "fit", plain, "--out", tmp_path / "out", says="sub-01_asl.nii")
+
+
+def test_a_plain_file_that_is_cut_is_refused(series: Series, tmp_path: Path, capsys: Any) -> None:
+    plain = series.write().with_name("sub-01_asl.nii")
+    plain.write_bytes(gzip.decompress(series.asl.read_bytes())[:-4])
+    series.asl.unlink()
+    refused(capsys, "fit", plain, "--out", tmp_path / "out", says="its header asks for")
+
+
+def test_a_mirrored_m0_is_turned_to_the_series(series: Series) -> None:
+    series.m0 = series.m0 * (1 + 0.03 * np.arange(SHAPE[0]))[:, None, None]
+    series.write()
+    expected = load_subject(series.asl).m0
+    series.m0 = series.m0[::-1]
+    series.m0_affine = AFFINE @ np.array([[-1, 0, 0, SHAPE[0] - 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    found = load_subject(series.write())
+    np.testing.assert_allclose(found.m0[found.mask], expected[found.mask], rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"LookLocker": "yes"}, {"VascularCrushing": 1}, {"MultibandAccelerationFactor": "2", "SliceTiming": [0] * 6},
+        {"LabelingEfficiency": 0.0}, {"MagneticFieldStrength": -3}, {"RepetitionTimePreparation": 4500},
+        {"RepetitionTimePreparation": [5.0] * 3, "M0Type": "Included"}, {"PostLabelingDelay": [0.4] * 4},
+        {"SliceTiming": [0, 1, 2, 3, 4, 5000], "MRAcquisitionType": "2D"}, {"M0Type": None}, {"M0Type": 3},
+    ],
+)  # fmt: skip
+def test_fields_of_another_kind_are_refused_by_name(
+    series: Series, tmp_path: Path, capsys: Any, fields: dict[str, Any]
+) -> None:
+    series.sidecar |= fields
+    refused(capsys, "fit", series.write(), "--out", tmp_path / "out", says=next(iter(fields)))
+
+
+def test_one_slice_is_read(tmp_path: Path) -> None:
+    series = Series(tmp_path / "raw", "pairs")
+    series.data, series.m0 = series.data[:, :, 2:3], series.m0[:, :, 2:3]
+    assert fitted(series.write(), tmp_path / "out")[5, 5, 0] == pytest.approx(CBF, rel=0.01)

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -63,8 +64,8 @@ def _run(given: Sequence[str]) -> int:
             return _stop(lacking, FAILED, debug)
         return _stop(f"{type(error).__name__}: {error} (a bug: --debug shows where)", FAILED, debug)
     finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _open_streams() -> None:
@@ -137,16 +138,19 @@ def _stop(message: str, code: int, debug: bool) -> int:
     return code
 
 
-def _terminate_as_interrupt() -> Any:
-    """Let SIGTERM (a cluster's end of time) clean up as Ctrl-C does; None where signals cannot be set."""
+def _terminate_as_interrupt() -> dict[int, Any]:
+    """Let the end of a job's time and of a terminal clean up as Ctrl-C does; the handlers of before, if set."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
-    try:
-        return signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread
-        return None
+    before: dict[int, Any] = {}
+    with suppress(ValueError):  # not the main thread
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, stop)
+        hangup = getattr(signal, "SIGHUP", None)
+        if hangup is not None and signal.getsignal(hangup) == signal.SIG_DFL:  # nohup ignores it
+            before[hangup] = signal.signal(hangup, stop)
+    return before
 
 
 def _fit(arguments: argparse.Namespace) -> int:
@@ -262,11 +266,13 @@ def _preparation(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _constants(given: Sequence[str]) -> dict[str, float]:
-    values = {}
+    values: dict[str, float] = {}
     for entry in given:
-        name, _, number = entry.partition("=")
+        name, _, number = (part.strip() for part in entry.partition("="))
+        if name in values:
+            raise InputError(f"--constant {name} is given twice; expected it once")
         try:
-            values[name.strip()] = float(number)
+            values[name] = float(number)
         except ValueError:
             raise InputError(f"--constant {entry}: expected NAME=NUMBER, for example t1_blood=1.65") from None
     return values

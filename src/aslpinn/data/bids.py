@@ -23,7 +23,7 @@ from .motion import Motion
 from .preparation import correct_motion, shrink_outliers, tissue_maps
 from .preprocess import Calibration, brain_mask, calibrate, reference_region, smooth_inside
 from .sidecar import Sidecar, read_context, read_sidecar, shorten, split_name
-from .timing import check_readout, read_crushing, read_slice_timing, read_suppression
+from .timing import check_readout, check_repetition, read_crushing, read_slice_timing, read_suppression
 from .tissue import find_tissue
 from .values import check_scale, check_values
 from .volumes import Layout, check_labeling, read_layout
@@ -191,6 +191,9 @@ def read_metadata(
         crushed = read_crushing(sidecar, notes)
     with problems.gather():
         offset, axis = read_slice_timing(sidecar, shape, notes, steps)
+    with problems.gather():
+        if layout is not None:
+            check_repetition(sidecar, layout.acquisition().time, shape[3], notes)
     with problems.gather():
         m0 = find_source(path, sidecar, types or [], notes)
     problems.stop()

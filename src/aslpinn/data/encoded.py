@@ -85,6 +85,12 @@ def read_encoding(sidecar: Sidecar, problems: Problems | None = None) -> Encodin
             signs = hadamard.validate(_rows(sidecar, explicit), size)
         except InputError as error:
             raise InputError(f"{file}: TimeEncodedMatrix: {error}") from None
+        if "TimeEncodedMatrixType" in sidecar and len(signs) in hadamard.ORDERS:
+            name = sidecar.text("TimeEncodedMatrixType", NAMES)
+            if not np.array_equal(signs, hadamard.matrix(name, len(signs))):
+                raise sidecar.error(
+                    "TimeEncodedMatrixType", f"none beside TimeEncodedMatrix, which is not the {name} matrix"
+                )
     else:
         if size is None:
             raise sidecar.error("TimeEncodedMatrixSize", f"one of {', '.join(map(str, hadamard.ORDERS))}")

@@ -242,26 +242,28 @@ def require_same_grid(image: Image, reference: Image, what: str) -> None:
         )
 
 
-#: Points along each axis of a voxel at which a finer image is read: their mean is that of the voxel.
+#: Most points along each axis of a voxel at which a finer image is read: their mean is that of the voxel.
 FINE = 4
 
 
 def averaged(
     values: NDArray[np.float32], found: Image, image: Image, to_found: Any = None, beyond: str = "constant"
 ) -> NDArray[np.float32]:
-    """Mean of values on the grid of one image over each voxel of another.
+    """Mean of values on the grid of one image over each voxel of another, linear between the values.
 
-    to_found: (4, 4), from points of `image` in world mm to those of `found`; by default they share the world. beyond:
-    what values are outside their grid, "constant" (0) or "nearest" (those of its edge).
+    They are read at as many points along each axis of a voxel as the finer grid has there, at most FINE; at one, its
+    center, where their grid is no finer. to_found: (4, 4), from points of `image` in world mm to those of `found`; by
+    default they share the world. beyond: what values are outside their grid, "constant" (0) or "nearest".
     """
     matrix = np.linalg.inv(found.affine) @ (np.eye(4) if to_found is None else to_found) @ image.affine
     shape = image.data.shape[:3]
     total = np.zeros(shape, dtype=np.float64)
-    steps = (np.arange(FINE) + 0.5) / FINE - 0.5
-    for shift in np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3):
+    count = np.clip(np.ceil(np.linalg.norm(matrix[:3, :3], axis=0) - 0.05).astype(int), 1, FINE)
+    steps = [(np.arange(n) + 0.5) / n - 0.5 for n in count]
+    for shift in np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 3):
         offset = matrix[:3, :3] @ shift + matrix[:3, 3]
         total += ndimage.affine_transform(values, matrix[:3, :3], offset, output_shape=shape, order=1, mode=beyond)
-    return (total / FINE**3).astype(np.float32)
+    return (total / count.prod()).astype(np.float32)
 
 
 def reached(found: Image, image: Image) -> NDArray[np.bool_]:

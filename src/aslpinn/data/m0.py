@@ -53,6 +53,10 @@ def find_source(path: Path, sidecar: Sidecar, types: list[str], notes: list[str]
         Where M0Type is missing or contradicts what is there, or a repetition time is not one a volume.
     """
     kind = sidecar.text("M0Type", ("Included", "Separate", "Estimate", "Absent"))
+    if kind in ("Separate", "Estimate") and "m0scan" in types:
+        notes.append(f"M0Type is {kind}: the m0scan volumes of the series are not used")
+    if kind != "Separate" and find_m0(path) is not None:
+        notes.append(f"M0Type is {kind}: the M0 scan beside the series is not used")
     if kind == "Absent":
         if "m0scan" in types:
             raise sidecar.error("M0Type", "Included, as the aslcontext has m0scan rows (or n/a in their place)")

@@ -165,13 +165,22 @@ def applicable(path: Path, suffix: str, extension: str) -> list[Path]:
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON file that holds an object; InputError where it is not one."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8-sig"))
+        values = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: not valid JSON ({str(error)[:80]}); expected a BIDS sidecar") from error
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from error
     if not isinstance(values, dict):
         raise InputError(f"{file}: holds {shorten(values)}; expected a JSON object with the fields of a BIDS sidecar")
+    return values
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names are given once each: of two values one would win in silence."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(name for number, (name, _) in enumerate(pairs) if name in [other for other, _ in pairs[:number]])
+        raise ValueError(f"{shorten(twice)} is given twice")
     return values
 
 

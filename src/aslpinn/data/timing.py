@@ -41,6 +41,17 @@ def read_slice_timing(
     return times, axis
 
 
+def check_repetition(sidecar: Sidecar, time: NDArray[np.float64], volumes: int, notes: list[str]) -> None:
+    """A note where labeling and delay take longer than the whole repetition; time: tau + PLD of volumes in s."""
+    repetition = sidecar.seconds_or_none("RepetitionTimePreparation", volumes, "volumes")
+    longest = max(repetition) if repetition else 0.0
+    if 0 < longest < time.max() - 1e-3:
+        notes.append(
+            f"LabelingDuration + PostLabelingDelay is {time.max():g} s, more than RepetitionTimePreparation, "
+            f"{longest:g} s: one of the three is wrong"
+        )
+
+
 def _check_multiband(sidecar: Sidecar, times: NDArray[np.float64], notes: list[str], kind: str) -> None:
     """InputError where slices are not read as many at a time as the multiband factor says."""
     groups = len(np.unique(np.round(times, 4)))

@@ -22,6 +22,8 @@ LARGEST = 1000.0
 #: RMS of delta-M / M0b over the mask below which M0 and the series cannot be in one unit, and below which that is
 #: doubtful: a CBF of 0.1 and of 5 ml/100g/min.
 IMPOSSIBLE, DOUBTFUL = 1e-5, 5e-4
+#: The largest mean of the mask, of any delay, likewise: a CBF of 200 and of 700 ml/100g/min.
+TOO_HIGH, FAR_TOO_HIGH = 0.03, 0.1
 
 
 def check_values(image: Image, layout: Layout, m0: M0, inside: Mask) -> None:
@@ -100,13 +102,13 @@ def _largest_m0(image: Image, layout: Layout, m0: M0, inside: Mask) -> float:
 def check_scale(
     series: Volume, inside: Mask, acquisition: Acquisition, path: Path, kind: str, notes: list[str]
 ) -> None:
-    """InputError (or a note) where delta-M / M0b is so small that M0 is in another unit than the series."""
+    """InputError (or a note) where delta-M / M0b is so small or so large that M0 is in another unit than the series."""
     means = acquisition.mean_over_repeats(series[inside])
     size = float(np.sqrt(np.mean(np.square(means, dtype=float))))
-    told = (
-        f"delta-M / M0b is {size:.1e} in the mask (RMS); expected about 0.005: M0 ({kind}) and the series in one unit"
-    )
-    if size < IMPOSSIBLE:
+    largest = float(np.abs(means.mean(axis=0, dtype=float)).max())
+    found = f"is {size:.1e} in the mask (RMS)" if largest <= TOO_HIGH else f"reaches {largest:.2g} in its mean"
+    told = f"delta-M / M0b {found}; expected about 0.005: M0 ({kind}) and the series in one unit"
+    if size < IMPOSSIBLE or largest > FAR_TOO_HIGH:
         raise InputError(f"{path}: {told}")
-    if size < DOUBTFUL:
+    if size < DOUBTFUL or largest > TOO_HIGH:
         notes.append(told)
