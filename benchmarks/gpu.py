@@ -5,6 +5,7 @@
 Under 4 minutes on a GPU. Needs torch with CUDA, NumPy, SciPy, Numba and the sources; no image, no network. Writes one
 CSV row for each finding (what, networks, value, unit, note). The data are a smooth ellipsoid of the size of a brain at
 3 x 3 x 7 mm, with the paper's delays. On --device cpu everything runs, too, and compares the engine with itself.
+`--page book/measured-gpu.txt` measures nothing and turns the CSV file into the table of book/reproducibility.md.
 """
 
 from __future__ import annotations
@@ -203,16 +204,29 @@ class Bench:
         self.out.with_name(f"{self.out.stem}-profile-{networks}.txt").write_text(table)
 
 
+def page(table: Path) -> str:
+    """A stored run as the table of book/reproducibility.md."""
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = ["| what | networks side by side | found | |", "|---|---|---|---|"]
+    lines += [f"| {row['what']} | {row['networks']} | {row['value']} {row['unit']} | {row['note']} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Measure, in the order of what matters most."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "gpu.csv")
+    parser.add_argument("--page", type=Path, help="write the book's table of --out, and measure nothing")
     parser.add_argument("--voxels", type=int, default=VOXELS)
     parser.add_argument("--rounds", type=int, default=300, help="steps of each timing")
     parser.add_argument("--networks", type=int, nargs="+", default=[1, 3, 6, 12, 24], help="side by side")
     parser.add_argument("--seconds", type=float, default=220.0, help="no new measurement is begun after so long")
     arguments = parser.parse_args()
+    if arguments.page:
+        arguments.page.write_text(page(arguments.out))
+        return
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     bench = Bench(arguments.device, arguments.out, arguments.voxels, arguments.seconds)
     rounds = arguments.rounds
