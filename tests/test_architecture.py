@@ -175,6 +175,12 @@ def late():
     assert found == {"data", "maps", "physics", "fields", "errors", "estimation", "cli"}
 
 
+def test_names_and_options_of_estimators_are_read_without_any_library() -> None:
+    code = "import sys, aslpinn.estimation.estimators; print(sorted({'numpy', 'torch', 'numba'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_importing_the_package_loads_no_heavy_library() -> None:
     code = "import sys, aslpinn; print(sorted({'torch', 'numba', 'nilearn', 'matplotlib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
