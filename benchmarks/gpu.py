@@ -141,14 +141,12 @@ class Bench:
         )
         self.add("same fit twice, maps equal bit for bit", same, networks=2, note="5 epochs of preset paper")
 
-    def speed(self, networks: int, rounds: int, fuse: bool = False, **options: Any) -> float:
+    def speed(self, networks: int, rounds: int, **options: Any) -> float:
         """Milliseconds of a step of so many networks side by side; the paper's 5000 epochs by extrapolation."""
         if self.device != "cpu":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         engine = self.engine(self.device, networks, **options)
-        if fuse:
-            engine.losses = torch.compile(engine.losses, dynamic=False)  # type: ignore[method-assign]
         batches = list(engine.load(self.samples.batches(PAPER, np.random.default_rng(3))))
         batches = [(points, drawn) for points, drawn in batches if len(points) == len(batches[0][0])]
         total: Any = 0.0
@@ -181,14 +179,6 @@ class Bench:
     def eager(self, rounds: int) -> None:
         """A step without a CUDA graph."""
         self.add("step, kernels started one by one", self.speed(1, rounds, recorded=False), "ms")
-
-    def compiled(self, networks: int, rounds: int) -> None:
-        """A step whose losses torch.compile has fused, beside the time that compiling took."""
-        began = time.perf_counter()
-        step = self.speed(networks, rounds, fuse=True)
-        self.add("step, losses by torch.compile", step, "ms", networks)
-        whole = time.perf_counter() - began - rounds * step / 1000
-        self.add("compiling", whole, "s", networks)
 
     def profile(self, networks: int) -> None:
         """The kernels that take most of the time of a step, into a text file beside the table."""
@@ -239,7 +229,6 @@ def main() -> None:
         ("eager", lambda: bench.eager(max(rounds // 3, 1))),
         ("profile", lambda: bench.profile(1)),
         ("profile", lambda: bench.profile(arguments.networks[-1])),
-        ("torch.compile", lambda: bench.compiled(6, rounds)),
     ]
     for what, measure in work:
         if time.perf_counter() - bench.began > bench.budget:

@@ -241,8 +241,6 @@ class Trainer:
 
         many = seeds if len(seeds) > 1 else seeds[0]
         engine = AutogradEngine(samples, config, many, self.arguments.device, "cuda", not self.arguments.no_graphs)
-        if self.arguments.compile:
-            engine.losses = torch.compile(engine.losses, dynamic=False)  # type: ignore[method-assign]
         return engine
 
     def device(self) -> str:
@@ -268,7 +266,6 @@ def main() -> None:
     parser.add_argument("--phantoms", type=Path, default=PHANTOMS)
     parser.add_argument("--out", type=Path, default=HERE / "paper.csv")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compile", action="store_true", help="cuda: losses fused by torch.compile")
     parser.add_argument("--no-graphs", action="store_true", help="cuda: kernels started one by one")
     parser.add_argument("--minutes", type=float, default=1e6, help="no training is begun that would end later")
     parser.add_argument("--epochs", type=int, help="short trainings, to try this out")
