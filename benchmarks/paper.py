@@ -235,7 +235,6 @@ class Trainer:
             from aslpinn.estimation.networks.compiled import CompiledEngine
 
             return CompiledEngine(samples, config, seeds[0])
-        import torch
 
         from aslpinn.estimation.networks.autograd import AutogradEngine
 
