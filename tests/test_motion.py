@@ -60,6 +60,20 @@ def test_known_motion_of_a_head_is_found(head, rng) -> None:
     assert found.reference == "M0"
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e4, 1e7, 1e12])
+def test_motion_is_found_in_any_unit(head, rng, scale: float) -> None:
+    truth = np.vstack([np.zeros(6), rng.uniform(-2, 2, (3, 6))])
+    series = np.stack([moved(head, AFFINE, p) for p in truth], axis=-1) + rng.normal(scale=5, size=(*head.shape, 4))
+    words, blocks = ["encoded"] * 4, [range(4)]
+    expected = motion.correct(series, AFFINE, words, m0=head)
+    found = motion.correct(scale * series, AFFINE, words, m0=scale * head)
+    np.testing.assert_allclose(found[1].parameters, expected[1].parameters, atol=1e-4)
+    np.testing.assert_allclose(found[0] / scale, expected[0], rtol=1e-4, atol=0.05)
+    seen, again = (look(factor * series, AFFINE, words, blocks) for factor in (1.0, scale))
+    assert seen.within > 0.5
+    assert (again.within, again.drift) == pytest.approx((seen.within, seen.drift), rel=1e-4)
+
+
 @pytest.mark.parametrize("noise", [1.0, 20.0])
 def test_a_featureless_head_is_not_taken_for_a_turning_one(rng, noise: float) -> None:
     grid = np.indices((14, 14, 8)).reshape(3, -1).T - np.array([6.5, 6.5, 3.5])

@@ -893,3 +893,19 @@ def test_one_slice_is_read(tmp_path: Path) -> None:
     series = Series(tmp_path / "raw", "pairs")
     series.data, series.m0 = series.data[:, :, 2:3], series.m0[:, :, 2:3]
     assert fitted(series.write(), tmp_path / "out")[5, 5, 0] == pytest.approx(CBF, rel=0.01)
+
+
+@pytest.mark.parametrize("kind", ["deltam", "pairs", "encoded"])
+def test_what_is_read_does_not_depend_on_the_unit(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    found = []
+    for number, scale in enumerate((1.0, 1e-6, 1e-3, 1e7, 1e12)):
+        series = Series(tmp_path / str(number), kind)
+        rng = np.random.default_rng(0)
+        series.data = scale * (series.data + np.where(series.brain[..., None], rng.normal(0, 2, series.data.shape), 0))
+        series.m0 = scale * (series.m0 * (1 + 0.1 * rng.random(SHAPE)))
+        found.append(load_subject(series.write()))
+    for subject in found[1:]:
+        np.testing.assert_array_equal(subject.mask, found[0].mask)
+        np.testing.assert_allclose(subject.series, found[0].series, rtol=1e-4, atol=1e-7)
+        assert subject.provenance["notes"] == found[0].provenance["notes"]

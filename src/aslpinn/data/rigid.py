@@ -105,7 +105,12 @@ def gradients(volume: Float) -> list[Float]:
 
 
 def solve(design: Float, values: Float, weights: Float) -> tuple[Float, Float]:
-    """Robust (Huber) least squares: parameters (p,) and the weights used. design (p, n), values (n,), weights (n,)."""
+    """Robust (Huber) least squares: parameters (p,) and the weights used. design (p, n), values (n,), weights (n,).
+
+    Rows of the design are brought to one size first: in the scanner's units one of them may be 1e7 times another.
+    """
+    size = _sizes(design)
+    design = design / size[:, None]
     used, kept = weights, weights > 0
     some = bool(kept.any())
     step = max(1, int(np.count_nonzero(kept)) // 8192)  # a scale needs no more points than that
@@ -118,7 +123,13 @@ def solve(design: Float, values: Float, weights: Float) -> tuple[Float, Float]:
         if scale == 0:
             break
         used = weights / np.maximum(1.0, residual / (2.0 * scale))
-    return solution, used
+    return solution / size, used
+
+
+def _sizes(design: Float) -> Float:
+    """RMS of each row of a design (p, n), 1 where it is zero: (p,)."""
+    size = np.sqrt(np.mean(np.square(design), axis=1))
+    return np.where(size > 0, size, 1.0)
 
 
 class Registration:
@@ -167,11 +178,13 @@ class Registration:
         left = (values - solution @ self.design) * inside
         count = float(inside.sum())
         variance = float(left @ left) / max(count, 1.0)
-        information = (self.design * inside) @ self.design.T * min(1.0, self.independent / max(count, 1.0))
+        size = _sizes(self.design)
+        design = self.design / size[:, None]
+        information = (design * inside) @ design.T * min(1.0, self.independent / max(count, 1.0))
         gain = abs(float(solution[6]))
         if gain < 1e-12 or np.linalg.cond(information) > 1e14:
             return np.full(6, np.inf)
-        return np.asarray(np.sqrt(variance * np.diag(np.linalg.inv(information))[:6]) / gain)
+        return np.asarray(np.sqrt(variance * np.diag(np.linalg.inv(information))[:6]) / size[:6] / gain)
 
     def correlation(self, volume: Float, transform: Rigid) -> float:
         """Correlation in the mask between the reference and a volume brought back by a transform."""
