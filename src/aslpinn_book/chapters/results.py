@@ -1,15 +1,24 @@
-"""Figures of the chapter on results: bias against noise, and the phantoms that are hard."""
+"""What the chapter on results shows: bias against noise, hard phantoms, and stored runs of the paper's method."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from aslpinn.maps.style import styled, subplots
+from aslpinn.errors import InputError
+from aslpinn.maps.style import CATEGORICAL, styled, subplots
+from aslpinn.markdown import table as markdown_table
 
+from .benchmark import PAPER_TABLE_3
+from .benchmark_tables import TABLE_3
 from .shared import Float, method_look
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @styled
@@ -78,4 +87,66 @@ def method_dots(
         axes.grid(axis="y", visible=False)
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
+    return figure
+
+
+def paper_runs(path: str | Path) -> DataFrame:
+    """Rows of a CSV that benchmarks/paper.py wrote: a training of the paper's method each, or an epoch of one.
+
+    Raises
+    ------
+    InputError
+        Where there is no such file.
+    """
+    import pandas
+
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file; expected a CSV written by benchmarks/paper.py")
+    return pandas.read_csv(path)
+
+
+def paper_runs_table(runs: DataFrame, region: str) -> str:
+    """Markdown: scores over a region of the paper's method by tSNR and sub-boli, mean ± SD over seeds.
+
+    Over the volume the paper's own numbers, typed in, stand above them; inside the mask the bias of CBF beside them.
+    """
+    inside = region == "mask"
+    scores = [f"{key}_{kind}_{region}" for key, kind in TABLE_3]
+    lines: list[list[object]] = []
+    for tsnr in sorted(runs["tsnr"].unique(), reverse=True):
+        if not inside:
+            published = [f"{PAPER_TABLE_3[tsnr, key, kind]['pinn']:.3f}" for key, kind in TABLE_3]
+            lines.append([tsnr, "**published**", "", "", *published])
+        for (protocol, held_out), group in runs[runs["tsnr"] == tsnr].groupby(["protocol", "held_out"], sort=False):
+            chosen = group["epoch"]
+            epochs = f"{chosen.min()} to {chosen.max()}, held out" if held_out else f"{chosen.max()}"
+            cells = [f"{group[name].mean():.3f} ± {group[name].std():.3f}" for name in scores]
+            for tissue in ("gm", "wm") if inside else ():
+                bias = group[f"cbf_bias_{tissue}"]
+                cells.append(f"{bias.mean():+.0f} ± {bias.std():.0f}")
+            lines.append([tsnr, protocol, epochs, len(group), *cells])
+    head = ["tSNR", "sub-boli", "epoch", "seeds", "CBF SSIM", "CBF PCC", "ATT SSIM", "ATT PCC"]
+    return markdown_table([*head, *(("bias GM (%)", "bias WM (%)") if inside else ())], lines)
+
+
+@styled
+def errors_by_epoch(runs: DataFrame) -> Figure:
+    """PCC inside the mask and bias of CBF against the epoch of a training, a line a seed, a panel a score."""
+    panels = {
+        "CBF: PCC": "cbf_pcc_mask", "ATT: PCC": "att_pcc_mask",
+        "CBF: bias GM (%)": "cbf_bias_gm", "CBF: bias WM (%)": "cbf_bias_wm",
+    }  # fmt: skip
+    figure, grid = subplots(2, 2, figsize=(7.6, 5.4), sharex=True)
+    for axes, (title, name) in zip(grid.flat, panels.items(), strict=True):
+        for color, tsnr in zip(CATEGORICAL, sorted(runs["tsnr"].unique(), reverse=True), strict=False):
+            label: str | None = f"tSNR {tsnr:g}"
+            for _, one in runs[runs["tsnr"] == tsnr].groupby("seed"):
+                axes.plot(one["epoch"], one[name], color=color, linewidth=1.2, label=label)
+                label = None
+        if name.startswith("cbf_bias"):
+            axes.axhline(0, color="0.3", linewidth=0.8, zorder=0)
+        axes.set(xscale="log", title=title)
+    for axes in grid[1]:
+        axes.set_xlabel("epoch")
+    grid[0, 0].legend(loc="lower right")
     return figure
