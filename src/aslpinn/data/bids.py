@@ -264,7 +264,9 @@ def load_subject(
     m0 = read_m0(known.m0, image, settings, notes, steps)
     inside = _mask(mask, image, layout, m0, steps)
     check_values(image, layout, m0, inside)
+    before = len(steps), len(notes)
     volumes, m0, moved = correct_motion(motion, image, layout, m0, notes, steps, progress)
+    motion_told = [*steps[before[0] :], *notes[before[1] :]]
     if moved is not None and moved.position.any() and mask is None:
         inside = _mask(None, image, layout, m0, [])  # M0 lies elsewhere now
     if moved is not None and (inside & ~moved.covered).any():
@@ -296,6 +298,7 @@ def load_subject(
         "mask": {"source": Path(mask).name if mask else "made", "voxels": int(inside.sum())},
         "encoding": kinetics,
         "motion": None if moved is None else moved.provenance(),
+        "motion_told": motion_told,
         "outliers": found_outliers,
         "calibration": {"method": calibration, "m0_fwhm": m0_fwhm},
         "tissue": parts_from,

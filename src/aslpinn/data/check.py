@@ -47,6 +47,7 @@ def describe(subject: Subject) -> dict[str, Any]:
             "mask": subject.provenance.get("mask", {}),
             "tissue": subject.provenance.get("tissue", {}).get("Source", "given" if subject.tissue else "none found"),
             "motion": subject.provenance.get("motion"),
+            "motion_told": subject.provenance.get("motion_told", []),
             "outliers": subject.provenance.get("outliers"),
             "calibration": subject.provenance.get("calibration"),
             "constants": constants_table(acquisition.constants, subject.provenance.get("t1_blood")),

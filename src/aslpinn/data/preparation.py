@@ -157,14 +157,14 @@ def tissue_maps(
     if choice not in ("given", "estimate"):
         raise InputError(f"tissue is {choice!r}; expected given or estimate")
     if found is not None:
-        return found[0], {"Source": found[1]}
+        return found[0], {"Source": found[1], "OfSubject": True}
     if choice == "given":
-        return None, {"Source": "none found"}
+        return None, {"Source": "none found", "OfSubject": False}
     from .atlas import estimate_tissue
 
     try:
         made = estimate_tissue(m0, mask, affine)
     except InputError as error:
         notes.append(str(error))
-        return None, {"Source": "none found; the atlas could not be registered"}
-    return {"gm": made.gm, "wm": made.wm}, made.provenance()
+        return None, {"Source": "none found; the atlas could not be registered", "OfSubject": False}
+    return {"gm": made.gm, "wm": made.wm}, made.provenance() | {"OfSubject": False}

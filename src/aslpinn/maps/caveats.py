@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..estimation.field.fit import PRIOR_DOMINATED
 from ..markdown import words
 from .quality import THRESHOLDS, noise_sd, residual_over_noise
 
@@ -54,7 +55,12 @@ def _units(subject: Subject, estimate: Estimate) -> Verdicts:
     """Whether CBF is absolute."""
     m0 = subject.provenance.get("m0", {})
     t1 = subject.acquisition.constants.t1_tissue
-    if m0.get("type") == "Estimate":
+    if subject.relative:
+        yield (
+            "cannot",
+            "CBF as a number: there is no M0 (M0Type Absent). Its pattern can be read, and ratios of regions.",
+        )
+    elif m0.get("type") == "Estimate":
         yield (
             "cannot",
             "CBF relative to each voxel's own M0: one M0 of blood was given for all, and coil shading stays in.",
@@ -104,10 +110,8 @@ def _voxels(subject: Subject, estimate: Estimate) -> Verdicts:
         yield "can", f"{said}."
     else:
         yield "cannot", f"{said}. Early and late regions can be told apart where they differ by more."
-    legend: dict[str, str] = estimate.info.get("flags_legend", {})
-    bits = [int(bit) for bit, meaning in legend.items() if "narrow" in meaning]
-    if estimate.flags is not None and bits:
-        borrowed = float(np.mean((estimate.flags[mask] & bits[0]) > 0))
+    if estimate.flags is not None and str(PRIOR_DOMINATED) in estimate.info.get("flags_legend", {}):
+        borrowed = float(np.mean((estimate.flags[mask] & PRIOR_DOMINATED) > 0))
         if borrowed > 0.05:
             yield (
                 "cannot",

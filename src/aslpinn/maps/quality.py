@@ -70,9 +70,12 @@ def quality(subject: Subject, estimate: Estimate) -> dict[str, Any]:
             measures["spatial_cov"] = spatial_cov(cbf, pure)
             measures["gm_cbf"] = float(cbf[pure].mean())
             measures["gm_wm_ratio"] = measures["gm_cbf"] / max(float(cbf[white].mean()), 1e-6)
-    source = str((subject.provenance.get("tissue") or {}).get("Source", "given" if subject.tissue else "none found"))
+    if subject.relative:  # these two have units
+        measures = {name: value for name, value in measures.items() if name not in ("qei", "gm_cbf")}
+    tissue = subject.provenance.get("tissue") or {}
+    source = str(tissue.get("Source", "given" if subject.tissue else "none found"))
     # Maps of an atlas follow no one's folds: what is measured with them is shown, not flagged.
-    unsure = () if source.startswith("given") else ("qei", "gm_wm_ratio")
+    unsure = () if tissue.get("OfSubject", subject.tissue is not None) else ("qei", "gm_wm_ratio")
     flags = [
         name
         for name, value in measures.items()
