@@ -1,4 +1,4 @@
-"""The profile on a real Slurm: one node on loopback, started here as root; twelve subjects, one failure of the node."""
+"""The profile on a real Slurm: one node on loopback, started here as root; six subjects, one failure of the node."""
 
 from __future__ import annotations
 
@@ -120,26 +120,26 @@ def fail_node(folder: Path) -> None:
 
 @pytest.fixture
 def arguments(tmp_path) -> list[str]:
-    """A study of twelve small subjects in tmp_path/out, as a command of Snakemake with the profile for Slurm."""
+    """A study of six small subjects in tmp_path/out, as a command of Snakemake with the profile for Slurm."""
     project = tmp_path / "project"
     for name in ("book", "notebooks"):
         (project / name).mkdir(parents=True)
     (project / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nparts: []\n")
     (project / "notebooks" / "subject.md").write_text(SUBJECT)
     shutil.copy(ROOT / "notebooks" / "group.md", project / "notebooks")
-    dataset(tmp_path / "data", **{f"{number:02d}": f"brain {number}" for number in range(1, 13)})
+    dataset(tmp_path / "data", **{f"{number:02d}": f"brain {number}" for number in range(1, 7)})
     (tmp_path / "STUDY.toml").write_text('bids = ["data"]\nchapters = false\n')
     workflow = ROOT / "workflow"
     command = ["--snakefile", str(workflow / "Snakefile"), "--directory", str(project), "--until", "group"]
     command += ["--profile", str(workflow / "profiles" / "slurm"), "--set-threads", "subject=1"]
     command += ["--set-resources", "subject:mem_mb=0", "group:mem_mb=0"]
     command += ["--slurm-status-command", "squeue"]  # there is no accounting
-    command += ["--slurm-init-seconds-before-status-checks", "5", "--seconds-between-status-checks", "5"]
+    command += ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
     settings = [f"study={tmp_path / 'STUDY.toml'}", f"out={tmp_path / 'out'}", f"aslpinn={program(tmp_path)}"]
     return [str(SNAKEMAKE), *command, "--config", *settings]
 
 
-def test_twelve_subjects_through_the_profile_and_a_failure_of_the_node(slurm, arguments, tmp_path):
+def test_six_subjects_through_the_profile_and_a_failure_of_the_node(slurm, arguments, tmp_path):
     out, told = tmp_path / "out", tmp_path / "log"
     with told.open("w") as log:
         run = subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT)
@@ -154,8 +154,8 @@ def test_twelve_subjects_through_the_profile_and_a_failure_of_the_node(slurm, ar
         finally:
             run.kill()
     record = json.loads((out / "study.json").read_text())["subjects"]
-    assert [state["state"] for state in record.values()] == ["done"] * 12
+    assert [state["state"] for state in record.values()] == ["done"] * 6
     maps = out / "derivatives" / "aslpinn"
     texts = [(maps / key / "perf" / f"{key}_cbf.nii.gz").read_text() for key in sorted(record)]
-    assert texts == [f"brain {number}" for number in range(1, 13)]
+    assert texts == [f"brain {number}" for number in range(1, 7)]
     assert "node failure" in (slurm / "slurmctld.log").read_text(), "a job was running when the node failed"
