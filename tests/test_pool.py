@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
+from aslpinn_book.study.kernels import Kernel
 from aslpinn_book.study.notebooks import Task
 from aslpinn_book.study.one_notebook import execute
 from aslpinn_book.study.progress import Progress
@@ -65,3 +66,16 @@ def test_what_time_may_mend_is_tried_once_more_and_nothing_else(tmp_path, monkey
     assert state["state"] == "failed"
     assert state["passing"] is again
     assert not state["input_error"]
+
+
+def test_a_kernel_that_has_ended_holds_no_file_of_this_process() -> None:
+    class Ended:
+        pid, exitcode, closed = 1, 3, 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    process = Ended()
+    kernel = Kernel(process)
+    assert (kernel.poll(), kernel.wait(), kernel.returncode) == (3, 3, 3)
+    assert process.closed == 1, "of thousands of subjects each would keep two"

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -46,7 +47,7 @@ class Kernels:
             process = self._context.Process(target=_be_kernel, args=(arguments, folder, environment, log, usage))
             process.start()
             kernel = Kernel(process)
-            self._running.add(kernel)
+            self._running = {one for one in self._running if one.returncode is None} | {kernel}
         return kernel
 
     def manager(self, folder: Path, log: Path, usage: Path) -> type:
@@ -83,11 +84,13 @@ class Kernels:
         """Interrupt every kernel, so that it cleans up, and end those that go on; no other is started."""
         with _LOCK:
             self.stopped = True
-            running = [kernel for kernel in self._running if kernel.process.exitcode is None]
+            running = list(self._running)
         for kernel in running:
             kernel.send_signal(signal.SIGINT)
+        limit = time.monotonic() + GRACE
+        while any(kernel.poll() is None for kernel in running) and time.monotonic() < limit:
+            time.sleep(0.05)
         for kernel in running:
-            kernel.process.join(GRACE)
             kernel.kill()
 
 
@@ -97,23 +100,23 @@ class Kernel:
     stdin = stdout = stderr = None
 
     def __init__(self, process: Any) -> None:
-        self.process, self.pid = process, int(process.pid)
+        self.pid = int(process.pid)
+        self.returncode: int | None = None
+        self._process = process
 
     def poll(self) -> int | None:
         """Exit code; None while it runs."""
         with _LOCK:
-            code: int | None = self.process.exitcode
-        return code
-
-    @property
-    def returncode(self) -> int | None:
-        """The same."""
-        return self.poll()
+            if self.returncode is None and (code := self._process.exitcode) is not None:
+                self.returncode = code
+                self._process.close()  # a study of thousands would run out of file descriptors
+        return self.returncode
 
     def wait(self) -> int | None:
         """Exit code, once it has ended."""
-        self.process.join()
-        return self.poll()
+        while self.poll() is None:
+            time.sleep(0.02)
+        return self.returncode
 
     def send_signal(self, number: int) -> None:
         """Send a signal where it still runs."""
@@ -123,11 +126,11 @@ class Kernel:
 
     def terminate(self) -> None:
         """Ask it to end."""
-        self.process.terminate()
+        self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it."""
-        self.process.kill()
+        self.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))  # of which Windows has one
 
 
 @contextmanager
