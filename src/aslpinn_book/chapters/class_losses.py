@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from aslpinn.maps.style import CATEGORICAL, styled, subplots
-from aslpinn.physics import Acquisition, delta_m, delta_m_rate
+from aslpinn.physics import Acquisition, apparent_t1, delta_m
+from aslpinn.physics.constants import CBF_PER_FLOW
 
 from .shared import Float
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 class Batch:
     """What a loss may look at, for n voxels: D acquired times, then 4 random ones; signals are scaled to about 1.
 
-    measured (n, D); t, fitted, rate, signal, p (n, D + 4): time in s, f_tissue and its slope, and Buxton's signal S and
-    its slope P at the CBF and ATT of f_ode.
+    measured (n, D); t, fitted, rate, signal, since, ended (n, D + 4): time in s, f_tissue and its slope, Buxton signal
+    S at the CBF and ATT of f_ode, t - ATT and t - ATT - tau in s. inflow, decay (n, 1): of Buxton's equation, per s.
     """
 
     measured: Tensor
@@ -32,7 +33,10 @@ class Batch:
     fitted: Tensor
     rate: Tensor
     signal: Tensor
-    p: Tensor
+    since: Tensor
+    ended: Tensor
+    inflow: Tensor
+    decay: Tensor
 
     @property
     def acquired(self) -> int:
@@ -45,10 +49,29 @@ def closed_form(batch: Batch) -> Any:
     return (batch.signal[:, : batch.acquired] - batch.measured).square().mean()
 
 
-def pointwise(batch: Batch) -> Any:
+def step(x: Any) -> Any:
+    """1 where x is positive, else 0."""
+    return (x > 0).float()
+
+
+def soft_step(x: Any, width: float = 0.05) -> Any:
+    """A logistic step that rises from 0 to 1 over a few widths (s)."""
+    return (x / width).sigmoid()
+
+
+def pointwise(batch: Batch, edge: Callable[[Any], Any] = step) -> Any:
     """The paper's loss: f_tissue through the samples, its slope equal to P; the physics weighs a half."""
+    p = batch.inflow * (edge(batch.since) - edge(batch.ended)) - batch.decay * batch.fitted
     data = (batch.fitted[:, : batch.acquired] - batch.measured).square().mean()
-    return data + 0.5 * (batch.rate - batch.p).square().mean()
+    return data + 0.5 * (batch.rate - p).square().mean()
+
+
+def slope_of(edge: Callable[[Any], Any], x: Any) -> Any:
+    """Derivative of an edge at times x (n,) by automatic differentiation; 0 where nothing depends on x."""
+    import torch
+
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad((edge(x) + 0 * x).sum(), x)[0]
 
 
 def increments(batch: Batch) -> Any:
@@ -80,7 +103,7 @@ class Lesson:
         from aslpinn.estimation.networks.train import Samples
 
         self.config = PinnOptions(
-            objective="pointwise", levels=4, base=8, finest=48, att_levels=0, batch=1000, collocation=4, seed=seed
+            objective="pointwise", levels=4, base=8, finest=48, att_levels=0, batch=300, collocation=4, seed=seed
         )
         self.problem = prepare(series, mask, acquisition)
         self.samples = Samples.of(self.problem, tuple(voxel_size), self.config)
@@ -97,8 +120,13 @@ class Lesson:
                 fitted, rate = self.fields.signal_field.with_rate(code, times.t)
                 place = (cbf[:, None], att[:, None], times.pld, times.tau)
                 signal = self.scale * delta_m(*place, self.constants)
-                p = self.scale * delta_m_rate(*place, times.slope, self.constants)
-                return Batch(self.signal[points], times.t, fitted, rate, signal, p)
+                decay = 1.0 / apparent_t1(place[0], self.constants)
+                flow = place[0] / CBF_PER_FLOW * (-place[1] / self.constants.t1_blood).exp()
+                inflow = self.scale * 2 * self.constants.efficiency * flow
+                since = times.t - place[1]
+                return Batch(
+                    self.signal[points], times.t, fitted, rate, signal, since, since - times.tau, inflow, decay
+                )
 
             def losses(self, points: Tensor, drawn: Tensor) -> dict[str, Tensor]:
                 assert objective is not None

@@ -15,9 +15,9 @@ from aslpinn.estimation.networks.fit import MEMBER_SEEDS, engine_of
 from aslpinn.estimation.networks.train import Samples, train
 from aslpinn.estimation.problem import prepare
 from aslpinn.maps.style import CATEGORICAL, styled, subplots
-from aslpinn.physics import Acquisition
+from aslpinn.physics import Acquisition, delta_m_ode
 
-from .shared import MARKERS, Float
+from .shared import DASHES, MARKERS, Float
 
 
 @dataclass(frozen=True)
@@ -69,57 +69,119 @@ def snapshots(
     return Snapshots(tuple(sorted(set(epochs))), maps, trained.history.losses)
 
 
-@styled
-def matched_cbf(
-    by_collocation: Mapping[str, Mapping[int, Float]], by_samples: Mapping[str, Mapping[int, Float]]
-) -> Figure:
-    """CBF that matching slopes finds, in percent of the truth: series -> count -> (voxels,) shares.
+@dataclass(frozen=True)
+class Voxel:
+    """One voxel after its training; time in s, signals and slopes scaled.
 
-    Median and quartiles over voxels, left against the number of collocation times, right against the samples within
-    one labeling duration, with a line at 100.
+    Attributes
+    ----------
+    way : list of (CBF, ATT)
+        After every step, in ml/100g/min and s.
+    sampled, samples : (D,) array
+        Times of the samples, and the samples.
+    time, fitted, slope, wanted : (n,) array
+        f_tissue and its slope along a fine axis, and P of the last CBF and ATT.
     """
-    figure, panels = subplots(1, 2, figsize=(8.8, 4.2), sharey=True)
-    titles = "collocation times a voxel", "samples within one labeling duration"
-    for axes, series, title in zip(panels, (by_collocation, by_samples), titles, strict=True):
-        for color, marker, (name, by_count) in zip(CATEGORICAL, MARKERS, series.items(), strict=False):
-            counts = np.array(list(by_count), dtype=float)
-            low, middle, high = np.array([np.percentile(100 * v, (25, 50, 75)) for v in by_count.values()]).T
-            spread = (middle - low, high - middle)
-            axes.errorbar(
-                counts, middle, spread, marker=marker, color=color, label=name, capsize=3, linewidth=1.4
-            )  # fmt: skip
-        axes.axhline(100, color="0.3", linewidth=1)
-        axes.axhline(50, color="0.3", linewidth=1, linestyle=":")
-        axes.set_xscale("log")
-        ticks = list(next(iter(series.values())))
-        axes.set_xticks(ticks, [str(tick) for tick in ticks])
-        axes.minorticks_off()
-        axes.set(xlabel=title, ylim=(0, 120))
-        axes.legend(loc="upper left" if series is by_collocation else "lower right", fontsize=9)
-    panels[0].set_ylabel("CBF found (% of the truth)")
-    panels[0].set_ylim(0, 150)
+
+    way: list[tuple[float, float]]
+    sampled: Float
+    samples: Float
+    time: Float
+    fitted: Float
+    slope: Float
+    wanted: Float
+
+    @classmethod
+    def of(
+        cls, f_tissue: Any, way: list[tuple[float, float]], sampled: Any, samples: Any, scale: float, tau: float,
+        edge_width: float,
+    ) -> Voxel:  # fmt: skip
+        """Evaluate a trained f_tissue(t), a module of (n, 1) tensors, and the P that it was trained with (the ODE)."""
+        import torch
+
+        t = torch.linspace(float(sampled.min()), float(sampled.max()), 400)[:, None].requires_grad_()
+        fitted = f_tissue(t)
+        (slope,) = torch.autograd.grad(fitted.sum(), t)
+        t, fitted = t.detach(), fitted.detach()
+        cbf, att = (torch.tensor(value) for value in way[-1])
+        wanted = scale * delta_m_ode(fitted / scale, cbf, att, t - tau, tau, edge_width=edge_width)
+        return cls(way, sampled.numpy(), samples.numpy(), *(x[:, 0].numpy() for x in (t, fitted, slope, wanted)))
+
+
+@styled
+def edge_gradient(att: Float, terms: Mapping[float, Float], gradients: Mapping[float, Float], truth: float) -> Figure:
+    """Left the physics term, right its gradient by ATT, against the ATT tried (n,) in s; width of the edges -> (n,)."""
+    figure, panels = subplots(1, 2, figsize=(8.8, 3.7))
+    for axes, curves in zip(panels, (terms, gradients), strict=True):
+        for color, dashes, (width, values) in zip(CATEGORICAL, DASHES, curves.items(), strict=False):
+            axes.plot(att, values, linestyle=dashes, color=color, label=f"w = {width:g} s" if width else "w = 0, steps")
+        axes.axvline(truth, color="0.3", linewidth=1, linestyle=":")
+        axes.set(xlabel="ATT of the model (s)", xlim=(att[0], att[-1]))
+    panels[1].axhline(0, color="0.3", linewidth=0.8)
+    panels[0].set(ylabel="physics term ((%/s)²)", ylim=(0, None))
+    panels[1].set(ylabel="its gradient by ATT")
+    panels[0].legend(fontsize=9)
     return figure
 
 
 @styled
-def bias_by_epochs(loss: Mapping[str, tuple[Sequence[int], Sequence[float]]], bias: Mapping[str, Float]) -> Figure:
-    """Left the final loss, relative to that of the shortest training, right the bias of CBF in %, against epochs.
+def one_voxel(voxels: Mapping[float, Voxel], truth: tuple[float, float]) -> Figure:
+    """A column a width of the edges: samples and f_tissue, its slope and P, CBF and ATT over the truth on the way."""
+    size = (3.05 * len(voxels) + 0.4, 7.0)
+    figure, grid = subplots(3, len(voxels), figsize=size, sharey="row", squeeze=False)
+    for axes, (width, one) in zip(grid.T, voxels.items(), strict=True):
+        cbf, att = one.way[-1]
+        title = f"w = {width:g} s" if width else "w = 0, steps"
+        axes[0].set_title(f"{title}\nCBF {cbf:.0f} ml/100g/min, ATT {att:.2f} s", fontsize=10.5)
+        axes[0].plot(one.sampled, one.samples, "o", color="black", markersize=5, label="samples")
+        axes[0].plot(one.time, one.fitted, color=CATEGORICAL[0], label="f_tissue")
+        axes[1].plot(one.time, one.slope, color=CATEGORICAL[0], label="slope of f_tissue")
+        axes[1].plot(one.time, one.wanted, "--", color=CATEGORICAL[1], label="P")
+        for values, name, color, dashes in zip(
+            np.transpose(one.way), ("CBF", "ATT"), CATEGORICAL[2:], "-:", strict=False
+        ):
+            of_truth = values / truth[0 if name == "CBF" else 1]
+            axes[2].plot(range(1, len(values) + 1), of_truth, dashes, color=color, label=name)
+        axes[2].axhline(1, color="0.3", linewidth=0.8)
+        for panel in axes[:2]:
+            panel.set_xlabel("t (s)")
+        axes[2].set_xlabel("step")
+    for row, label in zip(grid, ("signal (scaled)", "rate (1/s, scaled)", "found / truth"), strict=True):
+        row[0].set_ylabel(label)
+        row[-1].legend(fontsize=9)
+    return figure
 
-    loss: objective -> (epochs, losses); bias: objective -> (len(epochs),) in percent.
-    """
-    figure, (left, right) = subplots(1, 2, figsize=(8.4, 3.5))
-    for color, marker, (name, (epochs, values)) in zip(CATEGORICAL, MARKERS, loss.items(), strict=False):
-        left.plot(epochs, np.asarray(values) / values[0], marker=marker, color=color, label=name)
-        right.plot(epochs, bias[name], marker=marker, color=color, label=name)
+
+@styled
+def bias_by_epochs(
+    loss: Mapping[str, Sequence[float]], epochs: Sequence[int], bias: Mapping[str, Sequence[float]]
+) -> Figure:
+    """Left the loss of every epoch over that of the first, right the bias of CBF in % after each of `epochs`."""
+    figure, (left, right) = subplots(1, 2, figsize=(8.8, 3.8))
+    for color, dashes, (name, values) in zip(CATEGORICAL, DASHES, loss.items(), strict=False):
+        left.plot(range(1, len(values) + 1), np.asarray(values) / values[0], linestyle=dashes, color=color, label=name)
+        right.plot(epochs, bias[name], linestyle=dashes, color=color, label=name)
     right.axhline(0, color="0.3", linewidth=1)
-    left.set(ylabel="final loss / that of the shortest training")
-    right.set(ylabel="bias of CBF in gray matter (%)")
-    for axes in (left, right):
-        axes.set_xscale("log")
-        axes.set_xticks(epochs, [str(epoch) for epoch in epochs])
-        axes.minorticks_off()
-        axes.set_xlabel("epochs")
-    left.legend()
+    left.set(xlabel="epoch", ylabel="loss / that of the first epoch", ylim=(0, None))
+    right.set(xlabel="epoch", ylabel="bias of CBF in gray matter (%)")
+    left.legend(fontsize=9)
+    return figure
+
+
+@styled
+def by_edge_width(
+    widths: Sequence[float], bias: Mapping[str, Sequence[float]], correlation: Mapping[str, Sequence[float]]
+) -> Figure:
+    """Left the bias of CBF in % (tissue -> values), right correlations with the truth, against the width in s."""
+    figure, (left, right) = subplots(1, 2, figsize=(8.4, 3.5))
+    for axes, curves in ((left, bias), (right, correlation)):
+        for color, marker, (name, values) in zip(CATEGORICAL, MARKERS, curves.items(), strict=False):
+            axes.plot(widths, values, marker=marker, color=color, label=name)
+        axes.set(xlabel="width of the edges, w (s)")
+        axes.legend(loc="lower right")
+    left.axhline(0, color="0.3", linewidth=1)
+    left.set(ylabel="bias of CBF (%)")
+    right.set(ylabel="correlation with the truth", ylim=(None, 1))
     return figure
 
 
