@@ -1,4 +1,4 @@
-"""The three objectives as functions: what each is at the truth, and the pointwise one's bias without any network."""
+"""The three objectives as functions: what each is at the truth, and how much of P's slope a smooth curve has."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def best_cbf_share(interpolator, acquisition, rng, voxels=60, collocation=4):
 
 @PROTOCOLS
 @pytest.mark.parametrize(("interpolator", "low", "high"), [(CubicSpline, 0.5, 0.78), (PchipInterpolator, 0.3, 0.5)])
-def test_the_pointwise_loss_halves_cbf_on_time_encoded_data_without_any_network(
+def test_a_smooth_curve_through_time_encoded_samples_has_about_half_of_the_slope(
     acquisition, interpolator, low, high, rng
 ):
     share, shift = best_cbf_share(interpolator, acquisition, rng)
@@ -106,13 +106,13 @@ def test_the_pointwise_loss_halves_cbf_on_time_encoded_data_without_any_network(
 
 
 @PROTOCOLS
-def test_more_collocation_times_lessen_the_pointwise_bias_but_do_not_end_it(acquisition, rng):
+def test_more_collocation_times_find_more_of_the_slope_but_not_all(acquisition, rng):
     few, _ = best_cbf_share(PchipInterpolator, acquisition, rng)
     many, _ = best_cbf_share(PchipInterpolator, acquisition, rng, collocation=1000)
     assert few + 0.2 < many < 0.85
 
 
-def test_the_pointwise_bias_goes_away_when_samples_are_dense_against_the_bolus(rng):
+def test_a_smooth_curve_has_the_whole_slope_where_samples_are_dense_against_the_bolus(rng):
     """A long bolus seen every 50 ms: the slope is resolved, and the same matching finds CBF."""
     dense = Acquisition(1.8, np.arange(0.05, 3.0, 0.05))
     share, _ = best_cbf_share(PchipInterpolator, dense, rng, voxels=10)

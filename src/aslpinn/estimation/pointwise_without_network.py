@@ -1,6 +1,6 @@
-"""The pointwise loss without a network: a smooth interpolant takes the place of f_tissue.
+"""How much of P's slope a smooth curve through the samples has, without the physics acting back on it.
 
-What it finds is what the loss asks for, whatever is trained with it: the chapter on losses and a test use it.
+An interpolant takes the place of f_tissue in the pointwise loss: the chapter on losses and a test use it.
 """
 
 from __future__ import annotations

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from aslpinn.errors import FitError, InputError
+from aslpinn.errors import InputError
 from aslpinn.maps import metrics
 from aslpinn.maps.style import CATEGORICAL, styled, subplots
 
@@ -36,14 +33,15 @@ BASE: dict[str, Any] = {
 }
 #: The paper's hash encoding: sixteen levels, far finer than a voxel.
 PAPER_LEVELS = {"levels": 16, "base": 16, "finest": 4096}
-COARSE_LEVELS = {"levels": 4, "base": 8, "finest": 48}
-STEPS = {"edge_width": 0.0}  # P written with steps, as these pages say
+#: The paper's loss, with P read as the right-hand side of the ODE; the width of its edges follows from the sampling.
+PAPER_LOSS = {"objective": "pointwise", "reading": "ode"}
 
 #: Group -> row's name -> what it changes of BASE.
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "objective": {
-        "pointwise": {"objective": "pointwise", **STEPS},
-        "pointwise, ODE": {"objective": "pointwise", "reading": "ode", **STEPS},
+        "pointwise, step edges": {**PAPER_LOSS, "edge_width": 0.0},
+        "pointwise": dict(PAPER_LOSS),
+        "pointwise, P is dS/dt": {**PAPER_LOSS, "reading": "derivative"},
         "increments": {"objective": "increments"},
         "closed form": {},
     },
@@ -69,9 +67,9 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "lambda (increments)": {
         f"{weight:g}": {"objective": "increments", "lambda_physics": weight} for weight in (0.05, 0.5, 5.0)
     },
-    "lambda (pointwise)": {
-        f"{weight:g}": {"objective": "pointwise", "lambda_physics": weight, **STEPS} for weight in (0.005, 0.05, 0.5)
-    },
+    "lambda (pointwise)": {f"{weight:g}": {**PAPER_LOSS, "lambda_physics": weight} for weight in (0.05, 0.5, 5.0)},
+    "unit of t in s (pointwise)": {f"{unit:g}": {**PAPER_LOSS, "time_scale": unit} for unit in (0.3, 1.0, 3.0)},
+    "random times (pointwise)": {str(count): {**PAPER_LOSS, "collocation": count} for count in (0, 4, 16)},
     "batch": {str(batch): {"batch": batch} for batch in (250, 1000, 4000)},
     "seed": {str(seed): {"seed": seed} for seed in (1, 2, 3, 4)},
 }
@@ -82,22 +80,6 @@ PAPER_GRID: dict[str, list[Any]] = {
     "omega_parameters": [5.0, 15.0],
     "lr": [1e-3, 1e-2],
 }
-
-#: Stated by the paper, and so fixed where its loss is searched (Table 2, alpha, lambda, collocation).
-AS_PUBLISHED: dict[str, Any] = {
-    "objective": "pointwise",
-    **STEPS,
-    "alpha": 1.0,
-    "lambda_physics": 0.5,
-    "collocation": 4,
-    **PAPER_LEVELS,
-    "att_levels": 0,
-    "members": 1,
-    "batch": 1000,
-}
-SEARCHES = ("unsaid", "free")
-UNSAID = ("reading", "time_scale", "signal_scale", "cbf_scale", "att_scale", "collocation_at")
-LONG = "paper's schedule, "  # what "search" of a row of `paper_schedule` begins with
 
 
 @lru_cache(maxsize=4)
@@ -121,10 +103,7 @@ def fit_config(case: Phantom, settings: Mapping[str, Any]) -> Estimate:
 
 
 def score(case: Phantom, estimate: Estimate) -> Row:
-    """Scores of a fit: inside the mask unless the name says otherwise; bias as a fraction; residual in noise SDs.
-
-    skill, which the search maximizes, is the mean of CBF's and ATT's SSIM inside the mask.
-    """
+    """Scores of a fit: inside the mask unless the name says otherwise; bias as a fraction; residual in noise SDs."""
     row: Row = {}
     for key in ("cbf", "att"):
         found, true = getattr(estimate, key), getattr(case, key)
@@ -139,7 +118,6 @@ def score(case: Phantom, estimate: Estimate) -> Row:
         row[f"att_bias_{tissue}"] = metrics.bias(estimate.att, case.att, region)
     index = case.acquisition.distinct[1]
     row["residual"] = metrics.residual_rmse(case.series, estimate.fitted, case.mask, index) / case.noise_sd
-    row["skill"] = (row["cbf_ssim"] + row["att_ssim"]) / 2
     row["seconds"] = estimate.info["seconds"]
     return row
 
@@ -205,123 +183,6 @@ def _optuna() -> Any:
     return optuna
 
 
-def suggest(trial: Any, search: str) -> tuple[str, dict[str, Any]]:
-    """Protocol and settings of one trial of the pointwise loss.
-
-    "unsaid" varies only what the paper leaves open; "free" also what it states: weight of the physics, collocation
-    times, levels of the encoding, frequencies of f_tissue.
-    """
-    if search not in SEARCHES:
-        raise InputError(f"search is {search!r}; expected one of {', '.join(SEARCHES)}")
-    protocol = trial.suggest_categorical("protocol", ["te11", "te11-t1adjusted"])
-    settings = {
-        **AS_PUBLISHED,
-        "reading": trial.suggest_categorical("reading", ["derivative", "ode"]),
-        "time_scale": trial.suggest_float("time_scale", 0.03, 10.0, log=True),
-        "signal_scale": trial.suggest_float("signal_scale", 0.05, 20.0, log=True),
-        "cbf_scale": trial.suggest_float("cbf_scale", 10.0, 100.0, log=True),
-        "att_scale": trial.suggest_float("att_scale", 0.6, 1.8),
-        "collocation_at": trial.suggest_categorical("collocation_at", ["uniform", "between", "near"]),
-    }
-    if search == "free":
-        settings |= {
-            "lambda_physics": trial.suggest_float("lambda_physics", 1e-4, 10.0, log=True),
-            "collocation": trial.suggest_categorical("collocation", [0, 4, 16]),
-            "omega_signal_first": trial.suggest_float("omega_signal_first", 5.0, 80.0, log=True),
-            "omega_signal": trial.suggest_float("omega_signal", 3.0, 40.0, log=True),
-        }
-        levels = trial.suggest_categorical("encoding", ["16 to 4096", "8 to 48"])
-        settings |= PAPER_LEVELS if levels == "16 to 4096" else COARSE_LEVELS
-    return protocol, settings
-
-
-def search_pointwise(
-    trials: int,
-    search: str = "unsaid",
-    seed: int = 0,
-    slices: int = 4,
-    progress: Callable[[int, int, str], None] | None = None,
-    seconds: float = float("inf"),
-    **changes: Any,
-) -> list[Row]:
-    """The paper's loss at its best: settings searched with the truth at hand, which no user has; best first.
-
-    Optuna's tree-structured Parzen estimator maximizes `score`'s skill. A trial is one training (AdamW, one-cycle)
-    on a slab of the phantom (`slab`). changes: fields of PinnOptions for all trials, such as epochs=60. Stops after
-    `seconds`. A trial whose loss is not finite has skill 0.
-    """
-    optuna = _optuna()
-    rows: list[Row] = []
-    cases = {name: slab(name, slices=slices) for name in ("te11", "te11-t1adjusted")}
-    began = time.perf_counter()
-
-    def trial_skill(trial: Any) -> float:
-        protocol, settings = suggest(trial, search)
-        if progress:
-            best = max((row["skill"] for row in rows), default=0.0)
-            progress(trial.number, trials, f"search {search}, best skill {best:.3f}")
-        try:
-            scores = score(cases[protocol], fit_config(cases[protocol], {**settings, **changes}))
-        except FitError:
-            scores = {"skill": 0.0}
-        rows.append({"search": search, "trial": trial.number, **trial.params, **scores})
-        if time.perf_counter() - began > seconds:
-            trial.study.stop()
-        return float(scores["skill"])
-
-    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(5, trials // 5))
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.optimize(trial_skill, n_trials=trials)
-    return sorted(rows, key=lambda row: -float(row["skill"]))
-
-
-def paper_schedule(trial: Mapping[str, Any] | None, epochs: int, slices: int = 4) -> Row:
-    """The paper's own schedule (AdamW from 1e-3, cosine) on a slab, with the settings of a trial of `search_pointwise`.
-
-    None trains preset paper as it stands. The row's "search" says which trial it was.
-    """
-    from aslpinn.estimation.networks.config import PRESETS
-
-    own: dict[str, Any] = {}
-    protocol, name = "te11", "preset paper"
-    if trial is not None:
-        searched = (*UNSAID, "lambda_physics", "collocation", "omega_signal_first", "omega_signal")
-        own = {key: trial[key] for key in searched if key in trial}
-        protocol, name = str(trial["protocol"]), f"trial {trial['trial']} of search {trial['search']}"
-    levels = COARSE_LEVELS if trial is not None and trial.get("encoding") == "8 to 48" else {}
-    settings = PRESETS["paper"].as_dict() | own | levels | {"epochs": epochs, "t_max": epochs}
-    case = slab(protocol, slices=slices)
-    return {"search": f"{LONG}{name}", "protocol": protocol, **own, **score(case, fit_config(case, settings))}
-
-
-def write_csv(rows: Sequence[Row], path: str | Path) -> Path:
-    """Write rows as CSV; a column that a row does not have is empty."""
-    file = Path(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with file.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, columns)
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
-    return file
-
-
-def read_csv(path: str | Path) -> list[Row]:
-    """Rows of a CSV file, numbers as numbers; an empty cell is left out."""
-    with Path(path).open(newline="", encoding="utf-8") as handle:
-        return [{name: _number(text) for name, text in row.items() if text != ""} for row in csv.DictReader(handle)]
-
-
-def _number(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
 @styled
 def scores_by_setting(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple[str, float]]) -> Figure:
     """A row a setting, in its group; a panel a score.
@@ -355,39 +216,4 @@ def scores_by_setting(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, t
     for label in first.get_yticklabels()[len(places) :]:
         label.set_fontweight("bold")
     first.set_ylim(place - 1.0, -0.8)
-    return figure
-
-
-@styled
-def search_results(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, str], score: str, label: str) -> Figure:
-    """What a search tried: a score against each setting, a dot a trial, the best trial ringed; numbers on a log axis.
-
-    settings: setting -> its axis label; trials that do not have a setting are left out of its panel.
-    """
-    columns = min(4, len(settings))
-    lines = -(-len(settings) // columns)
-    figure, grid = subplots(lines, columns, figsize=(2.3 * columns + 0.6, 2.3 * lines), sharey=True, squeeze=False)
-    best = max(rows, key=lambda row: float(row[score]))
-    for axes, (name, title) in zip(grid.flat, settings.items(), strict=False):
-        known = [row for row in rows if name in row]
-        values = [row[name] for row in known]
-        heights = [float(row[score]) for row in known]
-        words = any(isinstance(value, str) for value in values)
-        names = sorted({str(value) for value in values})
-        across = [names.index(str(value)) if words else float(value) for value in values]
-        spread = 0.18 * np.sin(np.arange(len(across)) * 2.4) if words else np.zeros(len(across))
-        axes.plot(np.asarray(across) + spread, heights, "o", color=CATEGORICAL[0], markersize=3.5, alpha=0.5)
-        if name in best:
-            at = (np.asarray(across) + spread)[known.index(best)]
-            axes.plot(at, float(best[score]), "o", color=CATEGORICAL[1], markersize=11, markerfacecolor="none")
-        if words:
-            axes.set_xticks(range(len(names)), names, fontsize=8.5)
-            axes.set_xlim(-0.6, len(names) - 0.4)
-        elif min(across) > 0 and max(across) > 4 * min(across):
-            axes.set_xscale("log")
-        axes.set_xlabel(title, fontsize=9.5)
-    for axes in grid.flat[len(settings) :]:
-        axes.set_axis_off()
-    for axes in grid[:, 0]:
-        axes.set_ylabel(label)
     return figure
