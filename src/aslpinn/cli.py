@@ -170,6 +170,18 @@ def _fit(arguments: argparse.Namespace) -> int:
         subject = load_subject(arguments.asl, arguments.mask, constants, **_preparation(arguments), progress=progress)
     prepare(subject.series, subject.mask, subject.acquisition)
     check_output(arguments.out, subject)
+    if arguments.pvc != "off":
+        from .maps.choices import check_choice
+
+        check_choice(arguments.pvc, subject.tissue)  # refused now, not after the fit
+    atlases = []
+    if arguments.atlas:
+        from .data.labels import read_atlases
+
+        atlases = read_atlases(arguments.atlas, subject, arguments.transform)
+        subject.provenance["inputs"]["atlases"] = [file for atlas in atlases for file in atlas.files]
+    elif arguments.transform:
+        raise InputError("--transform is given without --atlas; expected both, or neither")
     distinct, _ = subject.acquisition.distinct
     estimator = estimator_for(len(distinct), arguments.estimator)
     delays = "1 delay" if len(distinct) == 1 else f"{len(distinct)} delays"
@@ -191,9 +203,14 @@ def _fit(arguments: argparse.Namespace) -> int:
             **given,
         )
     from .maps import quality as qc
+    from .maps.partial_volume import corrected
+    from .maps.regions import parcellation_of, tables, tissue_parcellation
 
     found = qc.quality(subject, estimate)
-    written = write_estimate(subject, estimate, arguments.out, qc.beside(subject, estimate, found))
+    parcels = [tissue_parcellation(subject), *(parcellation_of(atlas, subject.mask) for atlas in atlases)]
+    beside = qc.beside(subject, estimate, found) | tables(subject, estimate, parcels)
+    parts = corrected(subject, estimate, arguments.pvc)
+    written = write_estimate(subject, estimate, arguments.out, beside, parts)
     inside = subject.mask
     unit = "(relative)" if subject.relative else "ml/100g/min"
     att = f"ATT {_median(estimate.att[inside]):.2f} s" if estimate.att is not None else "no ATT (one delay)"

@@ -121,6 +121,8 @@ def _add_fit_arguments(command: argparse.ArgumentParser) -> None:
     from .estimation.estimators import DEFAULT, ESTIMATORS, ONE_DELAY, PRESETS
 
     _add_input(command)
+    _add_regions(command)
+    _add_partial_volume(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the derivatives")
     dispersing = [name for name, kind in ESTIMATORS.items() if kind.disperses]
     command.add_argument(
@@ -155,6 +157,32 @@ def _meaning(declared: dict[str, Any]) -> str:
     if len(set(said.values())) == 1:
         return str(next(iter(said.values())))
     return "; ".join(f"{estimator}: {meaning}" for estimator, meaning in said.items())
+
+
+def _add_regions(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--atlas",
+        action="append",
+        type=Path,
+        metavar="LABELS.nii.gz",
+        help="tables by region, names from its dseg.tsv: on the series' grid, of the subject's T1w space, or "
+        "space-MNI152NLin2009cAsym; can be repeated",
+    )
+    command.add_argument(
+        "--transform",
+        type=Path,
+        metavar="FILE",
+        help="from-MNI152NLin2009cAsym_to-T1w_mode-image_xfm.h5 of fMRIPrep or ASLPrep (default: affine to M0)",
+    )
+
+
+def _add_partial_volume(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--pvc",
+        default="off",
+        metavar="METHOD",
+        help="linear: CBF of gray and of white matter apart, by regression on tissue maps (default: off)",
+    )
 
 
 def _add_check(commands: Any) -> None:

@@ -56,13 +56,26 @@ def estimate_tissue(m0: ArrayLike, mask: ArrayLike, affine: ArrayLike, threads: 
         Where M0 is nowhere above zero in the mask, the registration fails, or the template does not come to lie on the
         mask (Dice below 0.8), or only by being stretched out of shape, as for a slab.
     """
+    transform, overlap = register_template(m0, mask, affine, threads)
+    _, _, gm, wm = _template()
+    inside = np.asarray(mask, dtype=bool)
+    fixed = _image(inside.astype(float), np.asarray(affine, dtype=float))
+    on_grid = [np.where(inside, np.clip(part.on(fixed, transform), 0, 1), 0).astype(np.float32) for part in (gm, wm)]
+    return EstimatedTissue(on_grid[0], on_grid[1], overlap)
+
+
+def register_template(m0: ArrayLike, mask: ArrayLike, affine: ArrayLike, threads: int = 2) -> tuple[Any, float]:
+    """Affine transform (SimpleITK) of points of the subject to points of ICBM 152, world mm as NIfTI; and its overlap.
+
+    Raises as `estimate_tissue`.
+    """
     import SimpleITK as sitk
 
     inside = np.asarray(mask, dtype=bool)
     if not inside.any():
         raise InputError("tissue maps: the mask is empty")
     grid = np.asarray(affine, dtype=float)
-    brain, t1, gm, wm = _template()
+    brain, t1, _, _ = _template()
     values = np.where(inside, np.nan_to_num(np.asarray(m0, dtype=float), posinf=0.0, neginf=0.0), 0.0)
     top = float(np.percentile(values[inside], 98))
     if top <= 0:
@@ -86,8 +99,7 @@ def estimate_tissue(m0: ArrayLike, mask: ArrayLike, affine: ArrayLike, threads: 
             f"tissue maps: the registered template overlaps the mask by {overlap:.2f} (Dice); expected at least "
             f"{LEAST_OVERLAP:g}; give probseg maps of the subject on the grid of the series"
         )
-    on_grid = [np.where(inside, np.clip(part.on(fixed, best), 0, 1), 0).astype(np.float32) for part in (gm, wm)]
-    return EstimatedTissue(on_grid[0], on_grid[1], overlap)
+    return best, overlap
 
 
 class _Map:

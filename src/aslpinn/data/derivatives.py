@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -57,12 +58,17 @@ class Estimate(Protocol):
 
 
 def write_estimate(
-    subject: Subject, estimate: Estimate, out: str | Path, extra: Mapping[str, bytes] | None = None
+    subject: Subject,
+    estimate: Estimate,
+    out: str | Path,
+    extra: Mapping[str, bytes] | None = None,
+    more: Mapping[str, tuple[Any, dict[str, Any]]] | None = None,
 ) -> list[Path]:
     """Write an estimate's maps and their JSON into OUT/sub-XX[/ses-YY]/perf/, all or none; returns the NIfTI files.
 
     Motion parameters go beside them where motion was corrected, and `extra`: the end of a file's name (after the
-    subject's) and its content, such as "_desc-qc_quality.json".
+    subject's) and its content, such as "_desc-qc_quality.json"; and `more` maps by their kind, such as
+    "label-GM_desc-pvc_cbf": data and what is said of them.
     float32 on the grid and affine of the input. Maps that an earlier run left there and this one has not are removed.
 
     Raises
@@ -74,6 +80,7 @@ def write_estimate(
     check_output(out, subject)
     folder = out / subject.folder / "perf"
     maps = _maps(subject, estimate)
+    maps |= {f"{subject.name}_{kind}": (_as_map(data), about) for kind, (data, about) in (more or {}).items()}
     with staging(out) as scratch, alone(out):
         _require_own(subject, out)
         common = _common(subject, estimate, out)
@@ -91,6 +98,9 @@ def write_estimate(
             own |= {scratch / f"{name}{ending}": folder / f"{name}{ending}" for ending in (".json", ".nii.gz")}
         names = [f"{name}{ending}" for name in _names(subject) for ending in (".nii.gz", ".json")]
         old = [folder / name for name in [*names, *(f"{subject.name}{ending}" for ending in _BESIDE)]]
+        old += folder.glob(f"{glob.escape(subject.name)}_label-*_desc-pvc*_cbf.*")
+        for quantity in ("cbf", "att"):  # tables of atlases that this run was not given
+            old += folder.glob(f"{glob.escape(subject.name)}_atlas-*_{quantity}.*")
         for name in ("dataset_description.json", ".bidsignore"):  # other subjects' too: never away
             os.replace(scratch / name, out / name)
         commit(own, scratch, old)

@@ -49,11 +49,9 @@ def find_tissue(
             return dict(zip(("gm", "wm"), (_clean(found) for found in maps), strict=True)), "given"
         if entities(split_name(file)[0]).get("space", "T1w") not in SUBJECT_SPACES:
             continue  # of another grid and no space of this head
-        transform = next(_named(places, folder, "from-asl*_to-T1w_mode-image*xfm.txt"), None)
-        to_t1w = np.linalg.inv(np.eye(4) if transform is None else read_itk_affine(transform))
+        to_t1w, way, _ = subject_to_t1w(path, folder)
         gm, wm = (np.clip(averaged(_clean(found), found, image, to_t1w), 0, 1) for found in maps)
         share = float((gm + wm)[mask].mean())
-        way = "scanner coordinates" if transform is None else transform.name
         if share >= FITS:
             return {"gm": gm, "wm": wm}, f"given: {file.name}, averaged over voxels by {way}"
         notes.append(
@@ -61,6 +59,22 @@ def find_tissue(
             f"{100 * FITS:.0f} % or more (maps on the grid of the series are taken as they are)"
         )
     return None
+
+
+def find_derivative(path: Path, folder: str, ending: str) -> Path | None:
+    """A file of the subject whose name ends so, beside the series or in its derivatives; None where there is none."""
+    return next(_named(_places(path, folder), folder, ending), None)
+
+
+def subject_to_t1w(path: Path, folder: str) -> tuple[Affine, str, tuple[Path, ...]]:
+    """World mm of the series to those of the subject's T1w image, (4, 4), in words by which way, and the file of it.
+
+    By the transform that ASLPrep leaves, else as it is: by scanner coordinates.
+    """
+    transform = find_derivative(path, folder, "from-asl*_to-T1w_mode-image*xfm.txt")
+    if transform is None:
+        return np.eye(4), "scanner coordinates", ()
+    return np.asarray(np.linalg.inv(read_itk_affine(transform))), transform.name, (transform,)
 
 
 def _places(path: Path, folder: str) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -318,6 +319,52 @@ def flags_text(members: Sequence[Member]) -> str:
         named = ", ".join(link(key) for key in keys[:20]) + (" and others" if len(keys) > 20 else "")
         lines.append(f"- {_flag(name)}, {len(keys)} of {len(members)}: {named}")
     return "\n".join(lines)
+
+
+def region_rows(members: Sequence[Member]) -> list[dict[str, Any]]:
+    """A row for each subject, atlas and region: the long table, empty where nothing was measured by region."""
+    return [
+        {"subject": member.key, "dataset": member.dataset, "atlas": atlas, "region": region, **values}
+        for member in members
+        if member.done
+        for atlas, here in member.measures.get("atlases", {}).items()
+        for region, values in here.items()
+    ]
+
+
+def write_regions(members: Sequence[Member], path: Path) -> None:
+    """Write `region_rows` as CSV; an empty cell is a number that is not known."""
+    columns = ["subject", "dataset", "atlas", "region", "voxels", "cbf", "cbf_sd", "att", "att_sd"]
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(region_rows(members))
+
+
+def regions_tables(members: Sequence[Member]) -> str:
+    """Regions over subjects, a markdown table an atlas: mean and SD over subjects, and the mean SD of one's mean."""
+    rows = region_rows(members)
+    parts = []
+    for atlas in dict.fromkeys(row["atlas"] for row in rows):
+        mine = [row for row in rows if row["atlas"] == atlas]
+        lines = [["region", "subjects", "CBF", "SD of one's CBF", "ATT (s)", "SD of one's ATT (s)"]]
+        for region in list(dict.fromkeys(row["region"] for row in mine))[:MOST_REGIONS]:
+            here = [row for row in mine if row["region"] == region]
+            known = {
+                name: np.array([row[name] for row in here if row.get(name) is not None], dtype=float)
+                for name in ("cbf", "cbf_sd", "att", "att_sd")
+            }
+            cells = [_spread(known["cbf"]), _mean(known["cbf_sd"], 2), _spread(known["att"]), _mean(known["att_sd"], 3)]
+            lines.append([" ".join(region.replace("|", " ").split()), str(len(known["cbf"])), *cells])
+        parts.append(f"Atlas `{atlas}`:\n\n" + _table(lines, ("region",)))
+    return "\n\n".join(parts) or "Nothing was measured by region."
+
+
+MOST_REGIONS = 60  # of an atlas that the page shows; the CSV has all
+
+
+def _mean(values: NDArray[np.float64], digits: int) -> str:
+    return f"{values.mean():.{digits}f}" if values.size else ""
 
 
 def comparison_table(members: Sequence[Member], estimator: str) -> str:

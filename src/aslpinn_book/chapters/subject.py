@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from aslpinn.data import Subject, write_estimate
 from aslpinn.estimation import Estimate, fit, uses
 from aslpinn.estimation.estimators import estimator_for
-from aslpinn.maps import metrics
+from aslpinn.maps import metrics, regions
 from aslpinn.maps import quality as qc
 from aslpinn.markdown import table, words
 
@@ -37,6 +37,35 @@ def fitter(person: Subject, estimator: str = "field", preset: str = "", seed: in
     return lambda series, mask, acquisition: fit(series, mask, acquisition, **options)
 
 
+def parcellations(person: Subject, atlases: Sequence[str] = ()) -> list[regions.Parcellation]:
+    """Brain, hemispheres and tissues, and the regions of the atlases (label images), for tables by region."""
+    found = [regions.tissue_parcellation(person)]
+    if atlases:
+        from aslpinn.data.labels import read_atlases
+
+        for atlas in read_atlases([Path(file) for file in atlases], person):
+            person.provenance["inputs"].setdefault("atlases", []).extend(atlas.files)
+            found.append(regions.parcellation_of(atlas, person.mask))
+    return found
+
+
+def region_numbers(
+    person: Subject, estimate: Estimate, parcels: Sequence[regions.Parcellation]
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Atlas -> region -> voxels, cbf, cbf_sd, att, att_sd: means and the SDs of the means, for the group."""
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    for parcel in parcels:
+        table = regions.rows(person, estimate, parcel)
+        here: dict[str, dict[str, float | None]] = {}
+        for quantity, lines in table.items():
+            for line in lines:
+                row = here.setdefault(str(line["name"]), {"voxels": line["voxels"]})
+                row[quantity] = line["mean"] if np.isfinite(line["mean"]) else None
+                row[f"{quantity}_sd"] = line["sd_of_mean"] if np.isfinite(line["sd_of_mean"]) else None
+        found[parcel.name] = here
+    return found
+
+
 def suited(
     person: Subject, estimator: str, preset: str = "", compare: Mapping[str, str] | None = None
 ) -> tuple[str, str, dict[str, str]]:
@@ -53,12 +82,12 @@ def suited(
 
 def regions_of(person: Subject) -> dict[str, NDArray[np.bool_]]:
     """The brain mask, and gray and white matter (partial volume above 0.7) where tissue maps are known."""
-    regions = {"mask": person.mask}
+    found = {"mask": person.mask}
     for name, share in (person.tissue or {}).items():
         region = metrics.tissue_region(share, person.mask)
         if region.sum() >= SMALLEST_REGION:
-            regions[name] = region
-    return regions
+            found[name] = region
+    return found
 
 
 def voxel_residual(person: Subject, estimate: Estimate) -> NDArray[np.float64]:

@@ -31,6 +31,8 @@ def add_arguments(parser: Any) -> None:
         metavar="NAME[:PRESET]",
         help="default: field; repeated: compared with the first",
     )
+    add("--atlas", action="append", type=Path, metavar="LABELS.nii.gz", help="tables by region; may be repeated")
+    add("--pvc", metavar="METHOD", help="partial volume correction: linear (default: off)")
     add("--preset", help="preset of pinn: default or paper")
     add("--seed", type=int, help="seed of every random choice (default: 0)")
     add("--fast", action="store_true", help="short settings: minutes become seconds, numbers are worse")
@@ -39,6 +41,7 @@ def add_arguments(parser: Any) -> None:
     add = part.add_argument
     add("--list", action="store_true", help="one line a subject: key, series, hash of code and settings; with tabs")
     add("--only", action="append", metavar="KEY", help="run this subject and nothing else; may be repeated")
+    add("--subjects-only", action="store_true", help="run the subjects and nothing else")
     add("--collect", action="store_true", help="run no subject: group, chapters and book from what is there")
     add("--plan", type=int, metavar="N", help="what N subjects need, from the study that ran in --out")
 
@@ -48,10 +51,11 @@ def plan_of(arguments: Any) -> Study:
     plan = read_study(arguments.study) if arguments.study else Study()
     changes: dict[str, Any] = {}
     lists = {"bids": "bids", "participant": "participants", "session": "sessions", "estimator": "estimators"}
+    lists |= {"atlas": "atlases"}
     for option, name in lists.items():
         if getattr(arguments, option):
             changes[name] = tuple(getattr(arguments, option))
-    for name in ("out", "jobs", "preset", "seed", "volunteers"):
+    for name in ("out", "jobs", "preset", "pvc", "seed", "volunteers"):
         if getattr(arguments, name) is not None:
             changes[name] = getattr(arguments, name)
     for name in ("virtual", "fast", "force"):
@@ -78,8 +82,8 @@ def command(arguments: Any) -> int:
         print(plan_table(plan.out, arguments.plan))
         return 0
     from ..files import locked
-    from .notebooks import combined, digests, find_project
-    from .run import found_subjects, run_study
+    from .notebooks import combined, digests
+    from .run import found_subjects, project_of, run_study
     from .virtual import uses_virtual, write_virtual
 
     if arguments.list:
@@ -87,8 +91,12 @@ def command(arguments: Any) -> int:
         if uses_virtual(plan):
             with locked(plan.out.resolve(), shared=True):
                 write_virtual(plan.out.resolve() / "virtual", plan, lambda text: print(text, file=sys.stderr))
-        for task in found_subjects(plan, find_project()):
+        for task in found_subjects(plan, project_of(plan)):
             series = "".join(c if c.isprintable() else "?" for c in task.series)  # a line a subject, whatever its name
             print(task.key, series, combined(digests(replace(task, inputs=()))), sep="\t")
         return 0
-    return run_study(plan, only=arguments.only or (), collect=arguments.collect)
+    only = arguments.only or ()
+    if arguments.subjects_only:
+        check(plan)
+        only = [task.key for task in found_subjects(plan, project_of(plan))]
+    return run_study(plan, only=only, collect=arguments.collect)

@@ -30,7 +30,7 @@ NOT_HASHED = {
     "aslpinn_book/chapters/group.py",  # an input of the group's notebook
 }
 #: Parameters that only say where files lie: what is in the files counts, so that a study may be moved.
-PLACES = ("asl", "bids", "out", "measures", "compare", "subjects")
+PLACES = ("asl", "bids", "out", "measures", "compare", "subjects", "atlases")
 LIBRARIES = ("matplotlib", "nibabel", "nilearn", "numba", "numpy", "scikit-image", "scipy", "torch")
 
 
@@ -81,14 +81,21 @@ class Task:
         return self.report.with_name(f"{self.report.stem}.json")
 
 
-def find_project(start: Path | None = None) -> Path:
-    """The folder of the book: the nearest one above start that has its notebooks, else the checkout of this package."""
+def find_project(start: Path | None = None, book: bool = True) -> Path:
+    """The folder of the book: the nearest one above start that has its notebooks, else the checkout of this package.
+
+    Without a book (book=False) an installed package has the notebooks of subjects and group in itself.
+    """
     here = (start or Path.cwd()).resolve()
     for folder in (here, *here.parents, *SOURCES.parents):
         if (folder / "_toc.yml").is_file() and (folder / "notebooks").is_dir() and (folder / "book").is_dir():
             return folder
+    installed = SOURCES / "aslpinn_book"
+    if not book and (installed / "notebooks" / "subject.md").is_file():
+        return installed
     raise InputError(
-        f"no book found in {here} or above it; expected _toc.yml, book/ and notebooks/: run in a checkout of aslpinn"
+        f"no book found in {here} or above it; expected _toc.yml, book/ and notebooks/: run in a checkout of aslpinn, "
+        "or leave the book out with --no-book"
     )
 
 
@@ -119,12 +126,13 @@ def subject_tasks(
     participants: Sequence[str] = (),
     sessions: Sequence[str] = (),
     compare: Sequence[str] = (),
+    shared: Sequence[Path] = (),
 ) -> list[Task]:
     """One task for each ASL series of the data sets; sub-XX where that is unambiguous, longer names where it is not.
 
     A subject with one series is called sub-XX, with several by the stems of the files. A name found in more than one
     data set gets the folder name of its data set in front, on the page and below derivatives/aslpinn. compare names
-    the estimators whose maps go to derivatives/aslpinn-NAME.
+    the estimators whose maps go to derivatives/aslpinn-NAME; shared are files that every subject is made from.
     """
     rows: list[tuple[str, str, Path, Path]] = []
     roots = _dataset_labels(bids_dirs)
@@ -167,7 +175,7 @@ def subject_tasks(
                 notebook=notebook,
                 report=report,
                 parameters=parameters | own,
-                inputs=tuple(input_files(path, root)),
+                inputs=(*input_files(path, root), *(file for file in shared if file.is_file())),
                 root=root,
                 title=f"{dataset}: {name}" if len(bids_dirs) > 1 else name,
                 dataset=dataset,

@@ -11,6 +11,7 @@ from typing import Any
 
 from aslpinn.errors import InputError
 from aslpinn.estimation.estimators import ESTIMATORS, PRESETS, check_names
+from aslpinn.maps.choices import PVC, check_choice
 from aslpinn.markdown import table
 
 BATCH = 1000  #: Most volunteers that one study simulates.
@@ -34,6 +35,8 @@ class Study:
     seed: int = 0
     held_out: bool = True
     constants: dict[str, float] = field(default_factory=dict)
+    atlases: tuple[Path, ...] = ()
+    pvc: str = "off"
     chapters: bool | tuple[str, ...] = True
     book: bool = True
     fast: bool = False
@@ -92,6 +95,13 @@ SCHEMA: dict[str, Setting] = {
         "labeling_efficiency, suppression_pulses",
         "{ t1_blood = 1.65 }",
     ),
+    "atlases": Setting(
+        "paths",
+        "label images for tables by region, names from the dseg.tsv beside: space-MNI152NLin2009cAsym (through the "
+        "transform that fMRIPrep left, else an affine registration), or on the grid of every series",
+        '["atlas-Schaefer_space-MNI152NLin2009cAsym_dseg.nii.gz"]',
+    ),
+    "pvc": Setting("label", f"partial volume correction: {' or '.join(PVC)}", '"linear"'),
     "chapters": Setting(
         "flag or labels", "the chapters of the book that are run: all, none, or by name", '["kinetics"]'
     ),
@@ -145,6 +155,10 @@ def check(plan: Study, where: str = "") -> None:
         raise InputError(f"{where}jobs is {plan.jobs}; expected 0 or more")
     if not 0 <= plan.seed < 2**32:
         raise InputError(f"{where}seed is {plan.seed}; expected 0 to {2**32 - 1}")
+    for file in plan.atlases:
+        if not file.is_file():
+            raise InputError(f"{where}atlases has {file}, which is no file; expected a label image")
+    check_choice(plan.pvc, {}, f"{where}pvc")
     if plan.constants:
         _check_constants(plan.constants, where)
 

@@ -70,7 +70,7 @@ def run_study(plan: Study, say: Callable[[str], None] = _print, only: Sequence[s
     for module in ("jupytext", "papermill"):  # of an extra; without them every notebook would fail by itself
         if find_spec(module) is None:
             raise ModuleNotFoundError(f"No module named {module!r}", name=module)
-    project = find_project()
+    project = project_of(plan)
     out = plan.out.resolve()
     first = replace(plan, participants=(), sessions=()) if uses_virtual(plan) else plan
     known = found_subjects(first, project)  # refuses bad input before anything is written
@@ -122,6 +122,11 @@ def _common(plan: Study) -> dict[str, Any]:
     return {"fast": plan.fast, "seed": plan.seed}
 
 
+def project_of(plan: Study) -> Path:
+    """The folder with the notebooks of a study; InputError where it needs those of the book and they are not there."""
+    return find_project(book=plan.book or plan.chapters is not False)
+
+
 def found_subjects(plan: Study, project: Path) -> list[Task]:
     """The subjects of a study; simulated ones are among them where they have been written.
 
@@ -140,12 +145,15 @@ def found_subjects(plan: Study, project: Path) -> list[Task]:
         "preset": preset,
         "constants": dict(sorted(plan.constants.items())),
         "held_out": plan.held_out,
+        "atlases": [str(path.resolve()) for path in plan.atlases],
+        "pvc": plan.pvc,
     }
+    labels = [file for path in plan.atlases for file in (path, path.with_name(f"{path.name.split('.nii')[0]}.tsv"))]
     template = project / "notebooks" / "subject.md"
     others = [
         f"{name}:{plan.preset}" if name in PRESETS and plan.preset != "default" else name for name in plan.estimators
     ]
-    return subject_tasks(bids, out, template, _common(plan) | own, plan.participants, plan.sessions, compare=others[1:])
+    return subject_tasks(bids, out, template, _common(plan) | own, plan.participants, plan.sessions, others[1:], labels)
 
 
 def _chapters(plan: Study, project: Path) -> list[str]:
@@ -259,6 +267,7 @@ def _quality(subject: Task, state: dict[str, Any]) -> Path | None:
 def summary(plan: Study, tasks: Sequence[Task], states: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What study.json holds."""
     settings = {k: v for k, v in asdict(plan).items() if k not in ("bids", "out", "force", "jobs")}
+    settings["atlases"] = [path.name for path in plan.atlases]
     record: dict[str, Any] = {
         "aslpinn": __version__,
         "python": platform.python_version(),

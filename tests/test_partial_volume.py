@@ -1,0 +1,110 @@
+"""Partial volume: gray and white matter apart, the bias by tissue share with and without, SDs, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from aslpinn import fit, load_subject, simulate
+from aslpinn.cli import main
+from aslpinn.data import write_phantom
+from aslpinn.maps.partial_volume import Window, corrected
+
+SHAPE = (24, 24, 4)
+
+
+@pytest.fixture
+def shares(rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    mask = np.zeros(SHAPE, dtype=bool)
+    mask[2:-2, 2:-2] = True
+    gm = rng.uniform(0, 1, SHAPE)
+    return gm, (1 - gm) * rng.uniform(0.5, 1.0, SHAPE), mask
+
+
+def test_tissues_of_constant_flow_are_found_exactly_whatever_their_shares(shares) -> None:
+    gm, wm, mask = shares
+    window = Window(gm, wm, mask)
+    of_gm, of_wm = window.solve(60.0 * gm + 20.0 * wm)
+    np.testing.assert_allclose(of_gm[window.given(0)], 60.0, rtol=1e-9)
+    np.testing.assert_allclose(of_wm[window.given(1)], 20.0, rtol=1e-9)
+    assert window.given(0).sum() > 0.8 * (mask & (gm > 0.1)).sum()
+    assert not of_gm[~mask].any()
+    # one tissue alone cannot be told apart from the other
+    assert not Window(np.ones(SHAPE), np.zeros(SHAPE), mask).given(0).any()
+
+
+def test_its_sd_is_the_scatter_over_noise(shares, rng) -> None:
+    gm, wm, mask = shares
+    window = Window(gm, wm, mask)
+    sd = np.where(mask, 3.0 + 4.0 * gm, 0.0)
+    draws = np.array([window.solve(sd * rng.standard_normal(SHAPE)) for _ in range(300)])
+    for k, told in enumerate(window.sd(sd)):
+        ratio = draws[:, k].std(axis=0)[window.given(k)] / told[window.given(k)]
+        assert ratio.mean() == pytest.approx(1.0, abs=0.02)
+
+
+def test_on_the_phantom_gray_matter_loses_its_bias_by_share() -> None:
+    made = simulate("te7", voxel_size=(5.0, 5.0, 6.0), tsnr=8.0, seed=1)
+    estimate = fit(made.series, made.mask, made.acquisition, estimator="nlls")
+    window = Window(made.gm, made.wm, made.mask)
+    of_gm, _ = window.solve(estimate.cbf)
+    # The phantom's CBF is a mixture by shares, so that its own voxels of pure gray matter say what gray matter has.
+    pure = np.median(made.cbf[made.mask & (made.gm > 0.9)])
+    for low, high in ((0.3, 0.5), (0.5, 0.7)):
+        part = window.given(0) & (made.gm >= low) & (made.gm < high)
+        before, after = np.median(estimate.cbf[part]) / pure - 1, np.median(of_gm[part]) / pure - 1
+        assert before < -0.15
+        assert abs(after) < 0.5 * abs(before)
+
+
+def test_linear_gives_two_maps_and_their_sds_and_is_refused_without_tissue(tmp_path: Path, capsys) -> None:
+    asl = write_phantom(simulate("te7", voxel_size=(8.0, 8.0, 9.0), tsnr=3.0), tmp_path / "raw")[0]
+    out = tmp_path / "out"
+    assert main(["fit", str(asl), "--out", str(out), "--estimator", "nlls", "--pvc", "linear"]) == 0
+    perf = out / "sub-01" / "perf"
+    subject = load_subject(asl)
+    maps = {}
+    for kind in (
+        "label-GM_desc-pvc_cbf",
+        "label-WM_desc-pvc_cbf",
+        "label-GM_desc-pvcsd_cbf",
+        "label-WM_desc-pvcsd_cbf",
+    ):
+        image = nib.load(perf / f"sub-01_{kind}.nii.gz")
+        maps[kind] = image.get_fdata()
+        assert image.shape == subject.mask.shape
+        assert json.loads((perf / f"sub-01_{kind}.json").read_text())["Units"] == "ml/100g/min"
+    gray, white = (maps[f"label-{name}_desc-pvc_cbf"] for name in ("GM", "WM"))
+    assert np.median(gray[gray != 0]) > 1.5 * np.median(white[white != 0])
+    assert "Asllani" in (perf / "sub-01_label-GM_desc-pvc_cbf.json").read_text()
+    # a run without it takes the maps away
+    assert main(["fit", str(asl), "--out", str(out), "--estimator", "nlls"]) == 0
+    assert not list(perf.glob("*pvc*"))
+    capsys.readouterr()
+    for wrong, told in (("field", "not part of this version"), ("magic", "expected one of off, linear")):
+        assert main(["fit", str(asl), "--out", str(tmp_path / "no"), "--pvc", wrong]) == 2
+        assert told in capsys.readouterr().err
+    for file in (tmp_path / "raw").rglob("*probseg*"):
+        file.unlink()
+    assert main(["fit", str(asl), "--out", str(tmp_path / "no"), "--pvc", "linear"]) == 2
+    assert "needs tissue maps" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_draws_of_the_posterior_go_through_the_same_regression() -> None:
+    made = simulate("te7", voxel_size=(9.0, 9.0, 10.0), tsnr=2.0, seed=2)
+    estimate = fit(made.series, made.mask, made.acquisition, voxel_size=(9.0, 9.0, 10.0), members=4)
+
+    class Person:
+        tissue, mask, relative = {"gm": made.gm, "wm": made.wm}, made.mask, False
+
+    found = corrected(Person(), estimate, "linear")
+    window = Window(made.gm, made.wm, made.mask)
+    volume = np.zeros((4, *made.mask.shape))
+    volume[:, made.mask] = estimate.member_errors[:, 0]
+    expected = np.sqrt(np.mean([window.solve(error)[0] ** 2 for error in volume], axis=0))
+    np.testing.assert_allclose(found["label-GM_desc-pvcsd_cbf"][0], expected, rtol=1e-4, atol=1e-4)
