@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from aslpinn.options import _Parser as OneLineParser
+from aslpinn.parser import _Parser as OneLineParser
 
 from aslpinn import __version__
 
