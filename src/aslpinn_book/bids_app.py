@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from aslpinn.parser import _Parser as OneLineParser
-
 from aslpinn import __version__
+from aslpinn.parser import _Parser as OneLineParser
 
 
 def parser() -> argparse.ArgumentParser:

@@ -169,6 +169,12 @@ def as_markdown(lines: Mapping[str, list[dict[str, Any]]], most: int = 40) -> st
     return "\n".join(out)
 
 
+def all_markdown(subject: Subject, estimate: Estimate, parcels: Iterable[Parcellation]) -> str:
+    """The tables of several parcellations, each under its name."""
+    tables = {parcel.name: as_markdown(rows(subject, estimate, parcel)) for parcel in parcels}
+    return "\n\n".join(f"Atlas `{name}`:\n\n{table}" for name, table in tables.items())
+
+
 def _text(name: str) -> str:
     return " ".join(name.replace("|", " ").split())
 

@@ -37,6 +37,18 @@ def fitter(person: Subject, estimator: str = "field", preset: str = "", seed: in
     return lambda series, mask, acquisition: fit(series, mask, acquisition, **options)
 
 
+def typical(estimate: Estimate, brain: NDArray[np.bool_]) -> str:
+    """Median and range of CBF and ATT over the brain, a line each; of one delay why there is no ATT."""
+    lines = []
+    for name, values, unit in (("CBF", estimate.cbf, "ml/100g/min"), ("ATT", estimate.att, "s")):
+        if values is None:
+            lines.append(f"ATT: none ({estimate.info['no_att']})")
+            continue
+        low, middle, high = np.percentile(values[brain], [5, 50, 95])
+        lines.append(f"{name}: median {middle:.3g} {unit}, 5 to 95 % of the voxels {low:.3g} to {high:.3g}")
+    return "\n".join(lines)
+
+
 def parcellations(person: Subject, atlases: Sequence[str] = ()) -> list[regions.Parcellation]:
     """Brain, hemispheres and tissues, and the regions of the atlases (label images), for tables by region."""
     found = [regions.tissue_parcellation(person)]
