@@ -241,7 +241,8 @@ def _add_benchmark(commands: Any) -> None:
         "--phantom",
         action="append",
         metavar="NAME",
-        help="only this one: healthy, lesion, tumor, correlated, delayed, arterial; can be repeated",
+        help="only this one: healthy, lesion, tumor, correlated, delayed, arterial, or an unkind one: heteroscedastic, "
+        "global, blurred, dropout, motion, pulsatile, tissue-t1, unrelated-m0 (not in the default); can be repeated",
     )
     command.add_argument("--tsnr", action="append", type=float, metavar="X", help="1.5 and 0.5 by default; repeatable")
     command.add_argument("--seeds", type=_positive, metavar="N", help="noise seeds (default: 3)")

@@ -23,12 +23,23 @@ def smooth_inside(values: NDArray[np.floating], mask: Mask, sigma: Sequence[floa
     volume = np.zeros(mask.shape, np.float32)
     for column, out in zip(np.atleast_2d(values.T), np.atleast_2d(smooth.T), strict=True):
         volume[mask] = column
-        out[:] = gaussian_filter(volume, sigma)[mask] / weight
+        out[:] = gaussian_filter(volume, sigma, mode="constant")[mask] / weight
     return smooth
+
+
+def own_weight(mask: Mask, sigma: Sequence[float]) -> NDArray[np.float32]:
+    """Weight (N,) that each voxel of the mask has in its own average."""
+    from scipy.ndimage import gaussian_filter
+
+    point = np.zeros(tuple(2 * int(4 * s + 0.5) + 1 for s in sigma), np.float32)
+    center = tuple(n // 2 for n in point.shape)
+    point[center] = 1
+    own: NDArray[np.float32] = gaussian_filter(point, sigma, mode="constant")[center] / _weight(mask, sigma)
+    return own
 
 
 def _weight(mask: Mask, sigma: Sequence[float]) -> NDArray[np.float32]:
     from scipy.ndimage import gaussian_filter
 
-    share: NDArray[np.float32] = gaussian_filter(mask.astype(np.float32), sigma)[mask]
+    share: NDArray[np.float32] = gaussian_filter(mask.astype(np.float32), sigma, mode="constant")[mask]
     return np.maximum(share, np.float32(1e-9))

@@ -69,13 +69,11 @@ class Mixture:
 
 
 class VoxelMixture:
-    """The mixture on mean signals y (N, D); noise is the variance of one volume, `arterial` auto, on or off."""
+    """The mixture on mean signals y (N, D); noise (N,) is the variance of one volume, `arterial` auto, on or off."""
 
-    def __init__(
-        self, timing: Timing, y: Floats, noise: float, prior: VoxelPrior, arterial: str = "auto", seed: int = 0
-    ) -> None:
+    def __init__(self, timing: Timing, y: Floats, noise: Floats, prior: VoxelPrior, arterial: str, seed: int) -> None:
         self.timing, self.y, self.prior, self.arterial, self.seed = timing, y, prior, arterial, seed
-        self.noise = np.full(len(y), noise)
+        self.noise = noise
         latest = float((timing.pld + timing.tau).max())
         self.arrivals = np.arange(0.1, max(min(2.4, latest - 0.1), 0.2), ARRIVAL_STEP)
         self.scale_share = np.array([0.96, *[0.04 / (len(SCALES) - 1)] * (len(SCALES) - 1)])

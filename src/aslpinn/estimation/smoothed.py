@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from ..errors import InputError
+from ..smoothing import own_weight, smooth_inside
 from .estimate import Estimate
 from .grid import fit_grid, grid_search
 from .options import SmoothedOptions
@@ -23,20 +23,11 @@ TRIAL_VOXELS = 2000
 def smooth(
     values: Floats, problem: Problem, kernel: float, voxel_size: tuple[float, float, float]
 ) -> tuple[Floats, Floats]:
-    """Average (N, T) values over mask neighbors, Gaussian weights of SD `kernel` mm; also each voxel's own weight (N,).
-
-    What lies outside the mask has no weight, so that the brain's edge is not darkened.
-    """
+    """Average (N, T) values over mask neighbors by a Gaussian of SD `kernel` mm; also each voxel's own weight (N,)."""
     if kernel == 0:
         return values, np.ones(values.shape[0], np.float32)
     sigma = [kernel / size for size in voxel_size]
-    inside = tuple(problem.voxels.T)
-    weight = gaussian_filter(problem.mask.astype(np.float32), sigma, mode="constant")[inside]
-    blurred = [gaussian_filter(problem.volume(column), sigma, mode="constant")[inside] for column in values.T]
-    point = np.zeros(tuple(2 * int(4 * s + 0.5) + 1 for s in sigma), np.float32)
-    center = tuple(n // 2 for n in point.shape)
-    point[center] = 1
-    return np.stack(blurred, axis=1) / weight[:, None], gaussian_filter(point, sigma, mode="constant")[center] / weight
+    return smooth_inside(values, problem.mask, sigma), own_weight(problem.mask, sigma)
 
 
 def held_out_error(problem: Problem, smoothed: Floats, own: Floats, chosen: NDArray[np.intp]) -> float:

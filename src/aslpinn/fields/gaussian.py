@@ -81,18 +81,22 @@ class GaussianLevels:
         A Gaussian is the product of one along each axis, and so is its transform.
         """
 
+        widths = (np.inf, 1e-3 * min(voxel_size), *self.widths)
+        return np.stack([self.gaussian([width / size for size in voxel_size]) for width in widths])
+
+    def gaussian(self, widths: Sequence[float]) -> Floats:
+        """Spectrum of a field of variance 1 with Gaussian covariance, widths (3,) in voxels: (*frequencies)."""
+
         def along(axis: int, width: float) -> NDArray[np.float64]:
             n = self.shape[axis]
-            distance = np.minimum(np.arange(n), n - np.arange(n)) * voxel_size[axis]
+            distance = np.minimum(np.arange(n), n - np.arange(n))
             covariance = np.exp(-(distance**2) / (2 * width**2))
             transform = fft.rfft(covariance) if axis == 2 else fft.fft(covariance)
             return np.maximum(transform.real, 0.0)
 
-        spectra = []
-        for width in (np.inf, 1e-3 * min(voxel_size), *self.widths):
-            x, y, z = (along(axis, width) for axis in range(3))
-            spectra.append((x[:, None, None] * y[:, None] * z).astype(np.float32))
-        return np.stack(spectra)
+        x, y, z = (along(axis, width) for axis, width in enumerate(widths))
+        spectrum: Floats = (x[:, None, None] * y[:, None] * z).astype(np.float32)
+        return spectrum
 
     def spectrum(self, variances: NDArray[np.floating]) -> Floats:
         """Spectra of F fields from their (F, levels + 2) variances: (F, *frequencies)."""

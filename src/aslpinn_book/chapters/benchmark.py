@@ -193,7 +193,8 @@ def run(
     estimators
         Names of METHODS; by default all that are `available`.
     tsnrs, seeds, phantoms
-        By default both TSNRS, three noise seeds and all of PHANTOMS.
+        By default both TSNRS, three noise seeds and all of PHANTOMS; those of `aslpinn.data.unkind`, which have a
+        protocol with repeats of their own, where they are named.
     quick : bool
         For tests: coarse voxels, three quick estimators, one tSNR, one seed, two phantoms, unless they are named.
     options : mapping
@@ -211,13 +212,14 @@ def run(
         For an unknown method or phantom, or what `simulate` and `fit` refuse.
     """
     from aslpinn.data import simulate
+    from aslpinn.data.unkind import UNKIND, unkind
 
     chosen = list(estimators or (QUICK_METHODS if quick else available()))
     levels = list(tsnrs or (TSNRS[:1] if quick else TSNRS))
     repeats = list(seeds if seeds is not None else ((0,) if quick else (0, 1, 2)))
     brains = list(phantoms or (("healthy", "lesion") if quick else PHANTOMS))
     _known(chosen, METHODS, "estimator")
-    _known(brains, PHANTOMS, "phantom")
+    _known(brains, {**PHANTOMS, **UNKIND}, "phantom")
     size = voxel_size or ((6.0, 6.0, 7.0) if quick else (3.0, 3.0, 7.0))
     total = len(chosen) * len(levels) * len(repeats) * len(brains)
     rows: list[Score] = []
@@ -227,7 +229,10 @@ def run(
             moments = {name: _Moments() for name in chosen}
             seconds: dict[str, list[float]] = {name: [] for name in chosen}
             for seed in repeats:
-                phantom = simulate(protocol, tsnr=tsnr, seed=seed, voxel_size=size, **PHANTOMS[brain])
+                if brain in UNKIND:
+                    phantom = unkind(brain, tsnr=tsnr, seed=seed, voxel_size=size)
+                else:
+                    phantom = simulate(protocol, tsnr=tsnr, seed=seed, voxel_size=size, **PHANTOMS[brain])
                 for name in chosen:
                     if progress:
                         progress(done, total, f"{name} on {brain}, tSNR {tsnr:g}, seed {seed}")

@@ -17,14 +17,17 @@ function learned from the ASL data times one more field (`prior`).
 A focal region that is fed much later than its surroundings is beyond what one variance for the whole brain allows. It
 is looked for, and where the evidence is strong it gets levels of its own (`regions`).
 
-Known limit: noise that is correlated between voxels is in part taken for signal, and the intervals are too narrow then.
+Where delays repeat, every voxel has a noise variance of its own, from the spread of its repeats and of those around it,
+and the intervals are widened by what noise that is correlated between voxels does to the field. Known limits: without
+repeats such noise is in part taken for signal and the intervals are too narrow; so they are for ATT where whole volumes
+are off by a common factor.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,8 +44,17 @@ from ..mixture import Mixture, VoxelMixture, VoxelPrior
 from ..options import FieldOptions
 from ..problem import Problem, Request, chi2_quantile
 from ..regions import Region, RegionSearch, outside_of
-from .likelihood import FREEDOMS, Likelihood, linearize, repeat_noise, student_weights
-from .prior import CBF_UNIT, Prior, depth_features, guide_features, guide_function, region_variances, start_variances
+from .likelihood import FREEDOMS, Likelihood, linearize, noise_spectrum, repeat_noise, student_weights
+from .prior import (
+    CBF_UNIT,
+    Prior,
+    depth_features,
+    guide_features,
+    guide_function,
+    is_constant,
+    region_variances,
+    start_variances,
+)
 from .solver import STEPS, Posterior, condition, learned, sample
 
 Floats = NDArray[np.float64]
@@ -56,6 +68,10 @@ LOCAL = 5.0  # shortest voxel edges, SD of the Gaussian whose residual is called
 #: Exponents of the gain that restores the contrast of CBF and ATT: at 1 a map is as varied as the truth, at 2 means
 #: over tissues are unbiased and noise is raised as much. Means over tissues are what is reported of CBF.
 RESTORED = np.array([1.25, 1.0])
+COUPLING_REACH = 0.03  # s per CBF_UNIT, largest first step of the coupling
+#: Most iterations with everything learned, and changes in SDs (99.9th percentile): settled, and far from it.
+SETTLE, SETTLED_SD, FAR_SD = 6, 0.05, 0.5
+CORRELATED_DRAWS = 2  # pairs of members that tell how much wider errors are with correlated noise
 MEMBER_SEEDS = 7919  # keeps the members' seeds apart from those of the hyperparameters
 UNITS = np.array([CBF_UNIT, 1.0])
 UNITS_SQUARED = np.array([[CBF_UNIT**2], [CBF_UNIT], [1.0]])  # of cbf-cbf, cbf-att and att-att
@@ -112,13 +128,17 @@ class Brain:
     ) -> None:
         self.problem, self.voxel_size, self.seed, self.report = problem, request.voxel_size, options.seed, report
         self.levels = GaussianLevels(problem.mask, request.voxel_size, options.levels, workers())
-        self.by_depth = request.guide is None
-        if request.guide is None:
+        self.by_depth = request.guide is None or is_constant(request.guide, problem.mask)
+        if request.guide is None or self.by_depth:
             self.features = depth_features(problem.mask, request.voxel_size)
         else:
             self.features = guide_features(request.guide, problem.mask, request.voxel_size)
         self.y = problem.signal.astype(np.float64)
         self.timing = problem.timing
+        self.noise = repeat_noise(problem, request.voxel_size)
+        self.noise_spectrum = (
+            None if self.noise is None else noise_spectrum(problem, self.noise, self.levels, self.seed)
+        )
         self.search = RegionSearch(problem.mask, request.voxel_size, self.timing)
 
     def start(self) -> tuple[Floats, Floats]:
@@ -237,8 +257,12 @@ class FieldRun:
         self.att_sd = START_ATT_SD
         self.dof = 0.4 * len(y)
         self.scale = 0.0
+        self.relative = np.ones(len(y)) if brain.noise is None else brain.noise / np.median(brain.noise)
         self.freedom = FREEDOMS[-1]
         self.variances, self.coupling = start_variances(len(brain.levels.widths)), 0.0
+        self.reach, self.turn = COUPLING_REACH, 0.0
+        self.gain, self.moved = np.ones((2, len(y))), np.zeros((2, len(y)))
+        self.error_sd, self.settled = np.zeros(2), False
         self.psi: NDArray[np.float32] | None = None
         self.region: Region | None = None
         self.found: Region | None = None
@@ -270,7 +294,16 @@ class FieldRun:
                     last = done + AGAIN
                 elif self.found is not None:
                     break
-        self.step(learn=False)
+        self.settle(hasty=not insert)
+
+    def settle(self, hasty: bool = False) -> None:
+        """Gauss-Newton steps with everything learned until the maps stay; the hasty give up where they are far off."""
+        for done in range(SETTLE):
+            self.step(learn=False)
+            moved = float((np.quantile(np.abs(self.change), 0.999, axis=1) / np.maximum(self.error_sd, 1e-9)).max())
+            self.settled = moved < SETTLED_SD
+            if self.settled or (hasty and done > 0 and moved > FAR_SD):
+                break
 
     def step(self, learn: bool) -> None:
         """One Gauss-Newton step; with learn, one step of the hyperparameters after it."""
@@ -286,16 +319,24 @@ class FieldRun:
         self.steps.append(self.posterior.steps)
         if learn:
             self._learn_prior(self.posterior)
-        last = self.cbf, self.att
-        self.cbf = np.maximum((self.posterior.mean[0] + self.mean[0]) * CBF_UNIT, 0.5)
-        self.att = np.clip(self.posterior.mean[1] + self.mean[1], *ATT_BOUNDS)
-        self.change = np.array([self.cbf - last[0], self.att - last[1]])
+        # A voxel that swings around its solution moves by half as much each time that it turns.
+        target = self.posterior.mean.astype(np.float64) + self.mean[:, None]
+        target = np.array([np.maximum(target[0] * CBF_UNIT, 0.5), np.clip(target[1], *ATT_BOUNDS)])
+        change = target - (self.cbf, self.att)
+        if not learn and self.steps[1:]:
+            self.gain[change * self.moved < 0] /= 2
+            change *= self.gain
+        self.moved = change
+        self.cbf, self.att = self.cbf + change[0], self.att + change[1]
+        self.change = change
 
     def search(self) -> Region | None:
         """A focal region in what the field leaves of the signals."""
         fitted, _ = linearize(self.y, self.brain.timing, self.cbf, self.att, 1e-2)
         variance = float(self.variances[0, 1:].sum()) * CBF_UNIT**2
-        return self.brain.search.find(self.y, self.cbf, self.att, fitted, self.weight / self.scale, variance)
+        return self.brain.search.find(
+            self.y, self.cbf, self.att, fitted, self.weight / (self.scale * self.relative), variance
+        )
 
     def insert(self, region: Region) -> None:
         """Give the field levels of its own in a region, and the region's ATT to start from."""
@@ -308,11 +349,11 @@ class FieldRun:
     def _likelihood(self) -> Likelihood:
         """The model linearized around the present maps, with the noise and the weights of its residuals."""
         self.fitted, sums = linearize(self.y, self.brain.timing, self.cbf, self.att, self.att_sd)
-        squares = (self.brain.timing.counts * (self.y - self.fitted) ** 2).sum(axis=1)
+        squares = (self.brain.timing.counts * (self.y - self.fitted) ** 2).sum(axis=1) / self.relative
         effective = max(self.y.shape[1] - self.dof / len(self.y), 0.2)
         start = self.scale or float(np.median(squares)) / effective
         self.weight, self.freedom, self.scale = student_weights(squares, effective, start)
-        return Likelihood.of(sums, self.weight / self.scale, self.cbf, self.att, self.mean)
+        return Likelihood.of(sums, self.weight / (self.scale * self.relative), self.cbf, self.att, self.mean)
 
     def _learn_guide(self, likelihood: Likelihood) -> None:
         cc, ca, _ = likelihood.precision.astype(np.float64)
@@ -326,8 +367,14 @@ class FieldRun:
         self.u_simulated = simulated.u
         error = simulated.mean - draw
         self.dof = float((error * posterior.likelihood.apply(error)).sum(dtype=np.float64))
-        self.variances, self.coupling = learned(posterior.prior, posterior, simulated)
-        self.att_sd = max(float(np.sqrt((error[1].astype(np.float64) ** 2).mean())), 1e-3)
+        self.variances, step = learned(posterior.prior, posterior, simulated)
+        if step * self.turn < 0:  # past the root: come back more slowly, so that the iteration settles
+            self.reach /= 2
+        self.turn = step
+        # less flow never means earlier arrival
+        self.coupling = min(self.coupling + float(np.clip(step, -self.reach, self.reach)), 0.0)
+        self.error_sd = np.maximum(np.sqrt(np.square(error, dtype=np.float64).mean(axis=1)), 1e-3) * UNITS
+        self.att_sd = float(self.error_sd[1])
 
     def _restore(self, errors: Sequence[NDArray[np.floating]], there: NDArray[np.bool_]) -> Floats:
         """Factors (2,) for the local contrast of CBF and ATT, from the voxels that are there.
@@ -340,6 +387,18 @@ class FieldRun:
         gain = np.sqrt(1.0 + lost / np.maximum(kept, 1e-12))
         return np.clip(gain**RESTORED, 1.0, 2.0)
 
+    def _wider(self, prior: Prior, likelihood: Likelihood) -> Floats:
+        """Factors (2, 1) by which errors of CBF and ATT grow where noise is correlated between voxels."""
+        if self.brain.noise_spectrum is None:
+            return np.ones((2, 1))
+        squares = np.zeros((2, 2))
+        for k in range(CORRELATED_DRAWS):
+            for which, spectrum in enumerate((None, self.brain.noise_spectrum)):
+                rng = np.random.default_rng([MEMBER_SEEDS, self.brain.seed, k])
+                draw, member = sample(prior, replace(likelihood, spectrum=spectrum), rng)
+                squares[which] += np.square(member.mean - draw, dtype=np.float64).mean(axis=1)
+        return np.sqrt(np.maximum(squares[1] / squares[0], 1.0))[:, None]
+
     def finish(self, members: int) -> FieldFit:
         """Draw the members and put everything into physical units."""
         assert self.posterior is not None
@@ -351,10 +410,11 @@ class FieldRun:
             estimates.append(member.mean)
             brain.report(f"member {k + 1} of {members}")
         outside = outside_of(self.region, len(self.cbf))
+        wider = self._wider(prior, likelihood)
         errors = [e - d for e, d in zip(estimates, draws, strict=True)]
         restore = self._restore(errors, outside > 0.95)
         widen = (restore[:, None] - 1) * outside
-        restored = [error + widen * brain.local(e) for error, e in zip(errors, estimates, strict=True)]
+        restored = [wider * (error + widen * brain.local(e)) for error, e in zip(errors, estimates, strict=True)]
         return FieldFit(
             cbf=self.cbf,
             att=self.att,
@@ -379,26 +439,28 @@ class FieldRun:
 
 def _passes(
     brain: Brain, arterial: str, iterations: int, members: int, search: bool
-) -> tuple[FieldFit, Mixture, float]:
+) -> tuple[FieldFit, Mixture, Floats]:
     """Field, then mixture; where arteries or a focal region were found, both again.
 
     An artery looks like an early region. So where there are arteries the field starts anew on the signals without their
     arterial part, and the region is looked for again; otherwise it goes on with the region. The first time only
     prepares then, and half of the members serve.
     """
-    repeats = repeat_noise(brain.problem)
     settled, once = SETTLED if search else 0, arterial == "off"
     run = FieldRun(brain, brain.y, brain.start())
     run.iterate(iterations, settled, insert=once)
     for last in (True,) if once else (False, True):
         fit = run.finish(members if last or run.found is None else max(members // 2, 1))
-        noise = fit.noise_variance if repeats is None else repeats
+        noise = np.full(len(brain.y), fit.noise_variance) if brain.noise is None else brain.noise
         voxels = VoxelMixture(brain.timing, brain.y, noise, fit.cavity(), arterial, brain.seed)
         voxels.learn()
         mixture = voxels.result()
         arteries = mixture.artery_share > 0
-        if last or not (arteries or fit.found):
+        if last or (run.settled and not (arteries or fit.found)):
             break
+        if not (arteries or fit.found):
+            run.settle()
+            continue
         cbf, att = mixture.mixed(fit.cbf, fit.att)
         start = np.clip(cbf, 1.0, 150.0), np.clip(att, 0.1, 3.0)
         if fit.found and not arteries:
@@ -427,7 +489,7 @@ def _combined(brain: Brain, fit: FieldFit, mixture: Mixture) -> Floats:
     return np.array([*(means + lost), *sds])
 
 
-def _flags(problem: Problem, fit: FieldFit, mixture: Mixture, maps: Floats, noise: float) -> NDArray[np.uint8]:
+def _flags(problem: Problem, fit: FieldFit, mixture: Mixture, maps: Floats, noise: Floats) -> NDArray[np.uint8]:
     bounds = np.array([CBF_BOUNDS, ATT_BOUNDS])
     outside = ((maps[:2] <= bounds[:, :1]) | (maps[:2] >= bounds[:, 1:])).any(axis=0)
     sds = np.sqrt(fit.covariance[[0, 2]])
@@ -448,14 +510,14 @@ def _flags(problem: Problem, fit: FieldFit, mixture: Mixture, maps: Floats, nois
     return flags
 
 
-def _info(brain: Brain, fit: FieldFit, mixture: Mixture, noise: float) -> dict[str, Any]:
+def _info(brain: Brain, fit: FieldFit, mixture: Mixture, noise: Floats) -> dict[str, Any]:
     """What was learned; level SDs of CBF, the guide and a region in ml/100g/min, of ATT in s."""
     names = ["constant", "voxel", *(f"{width:.3g} mm" for width in brain.levels.widths)]
     rows = {"cbf": CBF_UNIT, "att": 1.0, "guide": CBF_UNIT}
     if fit.region is not None:
         rows |= {"region cbf": CBF_UNIT, "region att": 1.0}
     return {
-        "noise_sd": float(np.sqrt(noise)),
+        "noise_sd": float(np.sqrt(np.median(noise))),
         "coupling": fit.prior.coupling / CBF_UNIT,
         "student_freedom": fit.freedom,
         "contrast_restored": [float(v) for v in fit.restore],

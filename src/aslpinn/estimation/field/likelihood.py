@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln
+from scipy.optimize import nnls
+from scipy.special import digamma, gammaln, polygamma
 
-from ...fields.gaussian import Floats
+from ...fields.gaussian import Floats, GaussianLevels
 from ...fields.threads import over_voxels
+from ...smoothing import smooth_inside
 from ..kinetic_kernels import sigma_point_sums
-from ..problem import Problem, Timing, chi2_quantile
+from ..problem import Problem, Timing
 from .prior import CBF_UNIT
 
 Doubles = NDArray[np.float64]
 
 NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
 NODE_WEIGHTS = NODE_WEIGHTS / NODE_WEIGHTS.sum()
+NOISE_WIDTH = 6.0  # mm, SD of the Gaussian over which the spread of repeats is averaged
 FREEDOMS = (3.0, 5.0, 8.0, 14.0, 30.0, 1e3)  # of Student's t; the last is as good as Gaussian
 
 
@@ -26,11 +30,13 @@ FREEDOMS = (3.0, 5.0, 8.0, 14.0, 30.0, 1e3)  # of Student's t; the last is as go
 class Likelihood:
     """Log likelihood -theta' L theta / 2 + pull' theta of theta = (CBF, ATT) around their means, (2, N).
 
-    precision (3, N) holds the elements cbf-cbf, cbf-att and att-att of L in every voxel; CBF in CBF_UNIT.
+    precision (3, N) holds the elements cbf-cbf, cbf-att and att-att of L in every voxel; CBF in CBF_UNIT. Where noise
+    is correlated in space, `spectrum` is that of noise of SD 1, at the frequencies of the fields; None is white noise.
     """
 
     precision: Floats
     pull: Floats
+    spectrum: Floats | None = None
 
     @classmethod
     def of(cls, sums: Doubles, weight: Doubles, cbf: Doubles, att: Doubles, mean: Doubles) -> Likelihood:
@@ -46,10 +52,13 @@ class Likelihood:
         cc, ca, aa = self.precision
         return np.stack([cc * theta[0] + ca * theta[1], ca * theta[0] + aa * theta[1]])
 
-    def noise(self, rng: np.random.Generator) -> Floats:
-        """A draw of N(0, L): (2, N)."""
+    def noise(self, rng: np.random.Generator, levels: GaussianLevels) -> Floats:
+        """A draw (2, N) of the pull that noise makes: N(0, L), neighbors correlated as the noise is."""
         cc, ca, aa = self.precision
-        first, second = rng.standard_normal((2, cc.size), dtype=np.float32)
+        if self.spectrum is None:
+            first, second = rng.standard_normal((2, cc.size), dtype=np.float32)
+        else:
+            first, second = levels.down(np.sqrt(self.spectrum) * levels.white(rng, 2))
         root = np.sqrt(np.maximum(cc, np.float32(1e-20)))
         across = ca / root
         return np.stack([root * first, across * first + np.sqrt(np.maximum(aa - across**2, 0)) * second])
@@ -84,14 +93,49 @@ def student_weights(squares: Doubles, effective: float, scale: float) -> tuple[D
     return found
 
 
-def repeat_noise(problem: Problem) -> float | None:
-    """Noise variance of one volume from the spread between repeats; None without at least one repeat for every pair.
+def repeat_noise(problem: Problem, voxel_size: Sequence[float]) -> Doubles | None:
+    """Noise variance (N,) of one volume from the spread between repeats; None without a repeat for every pair.
 
-    The median over voxels against its chi-square median: pulsation and motion of some voxels do not raise it.
+    A voxel's own spread has few degrees of freedom. It is averaged with that of its surroundings, which counts for as
+    many degrees of freedom as the spread's variation beyond chance allows (Smyth 2004, doi:10.2202/1544-6115.1027).
     """
     freedom = len(problem.pair) - len(problem.counts)
     if freedom < len(problem.counts) or problem.counts.min() < 2:
         return None
-    squares = np.square(problem.volumes - problem.signal[:, problem.pair]).sum(axis=1, dtype=np.float64)
-    value = float(np.median(squares) / chi2_quantile(0.5, freedom))
-    return value if value > 0 else None
+    squares = np.square(problem.volumes - problem.signal[:, problem.pair]).sum(axis=1, dtype=np.float64) / freedom
+    if not np.median(squares) > 0:
+        return None
+    log = np.log(np.maximum(squares, 1e-6 * np.median(squares))) - digamma(freedom / 2) + math.log(freedom / 2)
+    around = smooth_inside(log, problem.mask, [max(NOISE_WIDTH / size, 0.5) for size in voxel_size])
+    beyond = float(np.var(log - around)) - float(polygamma(1, freedom / 2))
+    prior = 2 * inverse_trigamma(beyond) if beyond > 0 else math.inf
+    if math.isinf(prior):
+        return np.exp(around)
+    return (prior * np.exp(around) + freedom * squares) / (prior + freedom)
+
+
+def noise_spectrum(problem: Problem, noise: Doubles, levels: GaussianLevels, seed: int) -> Floats:
+    """Spectrum of noise of SD 1 as the repeats show it, noise (N,) being the variance of one volume.
+
+    Noise is white to a part only: readout blurs it, vessels and breathing make it common to a neighborhood, and single
+    volumes are off as a whole. The noise has levels like the maps: shares that are not negative are fitted to the power
+    of the repeats' spread in the band of each level, against that of draws of the levels inside the mask.
+    """
+    spread = (problem.volumes - problem.signal[:, problem.pair]).T / np.sqrt(noise, dtype=np.float32)
+    found = levels.power(spread).sum(axis=0)
+    rng = np.random.default_rng(seed)
+    of_levels = np.zeros((len(found), len(found)))
+    for _ in range(4):
+        of_levels += levels.power(levels.down(np.sqrt(levels.spectra) * levels.white(rng, len(found)))).T
+    share, _ = nnls(of_levels / found[:, None], np.ones(len(found)))
+    return levels.spectrum(share[None] / share.sum())[0]
+
+
+def inverse_trigamma(value: float) -> float:
+    """x with trigamma(x) = value > 0, by Newton's method on its reciprocal (Smyth 2004, appendix)."""
+    x = 0.5 + 1 / value
+    for _ in range(20):
+        slope = float(polygamma(2, x))
+        now = float(polygamma(1, x))
+        x += now * (1 - now / value) / slope
+    return x

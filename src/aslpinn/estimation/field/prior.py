@@ -93,6 +93,13 @@ def region_variances(widths: Sequence[float]) -> Doubles:
     return np.concatenate([np.zeros((2, 2)), sd**2], axis=1)
 
 
+def is_constant(image: NDArray[np.floating], mask: NDArray[np.bool_]) -> bool:
+    """Whether an image says nothing of the voxels of the mask, as M0 does that is one number."""
+    inside = np.asarray(image, dtype=np.float64)[mask]
+    inside = inside[np.isfinite(inside)]
+    return inside.size == 0 or float(np.ptp(inside)) <= 1e-6 * float(np.abs(inside).max())
+
+
 def guide_features(image: NDArray[np.floating], mask: NDArray[np.bool_], voxel_size: Sequence[float]) -> Doubles:
     """Hat functions of the rank of the image's logarithm, at four scales: (features, N), each of mean 0.
 

@@ -43,8 +43,10 @@ class Posterior:
 
     def start(self, prior: Prior) -> Fourier:
         """Coefficients of the same fields under another prior that has these fields, and more: new ones are 0."""
-        u, known = self.u, len(self.u)
-        u = u * np.sqrt(self.prior.spectrum / np.maximum(prior.spectrum[:known], np.float32(1e-20)))
+        known = len(self.u)
+        u = self.u * np.sqrt(self.prior.spectrum)
+        u[1] -= np.float32(prior.coupling - self.prior.coupling) * u[0]  # so that ATT stays where it was
+        u /= np.sqrt(np.maximum(prior.spectrum[:known], np.float32(1e-20)))
         return np.concatenate([u, np.zeros((len(prior.spectrum) - known, *u.shape[1:]), u.dtype)])
 
     def power(self) -> NDArray[np.float64]:
@@ -138,20 +140,20 @@ def sample(
     white = prior.levels.white(rng, len(prior.variances))
     white[:, 0, 0, 0] = 0  # the broad constant: the data find it whatever it is, the solver only after many steps
     draw = prior.combine(prior.levels.down(np.sqrt(prior.spectrum) * white))
-    simulated = replace(likelihood, pull=likelihood.apply(draw) + likelihood.noise(rng))
+    simulated = replace(likelihood, pull=likelihood.apply(draw) + likelihood.noise(rng, prior.levels))
     return draw, condition(prior, simulated, white if start is None else start)
 
 
 def learned(prior: Prior, given: Posterior, simulated: Posterior) -> tuple[NDArray[np.float64], float]:
-    """Level variances and coupling after a multiplicative step on the marginal likelihood.
+    """Level variances after a multiplicative step on the marginal likelihood, and a Newton step of the coupling.
 
     The expectation in its derivative comes from one draw, the same at every iteration, so that the steps settle.
     """
     (slope, _), (chance, scale) = given.coupling_slope(), simulated.coupling_slope()
-    step = float(np.clip(1.5 * (slope - chance) / max(scale, 1e-30), -0.03, 0.03))
+    step = 1.5 * (slope - chance) / max(scale, 1e-30)
     ratio = np.clip(given.power() / np.maximum(simulated.power(), 1e-30), 0.2, 5.0)
     variances = prior.variances.copy()
     free = variances[: len(ratio), 1:]  # the constant's variance is a fixed, broad prior of the mean
     free[:] = np.where(free > 0, np.maximum(free * ratio[:, 1:] ** 1.5, 1e-6), 0)
     free[:] = np.minimum(free, LARGEST[: len(ratio), None])
-    return variances, min(prior.coupling + step, 0.0)  # less flow never means earlier arrival
+    return variances, step
