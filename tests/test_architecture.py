@@ -161,7 +161,7 @@ def test_every_room_says_what_it_is_for(package: str) -> None:
 
 def test_the_reader_of_imports_sees_every_form() -> None:
     source = """
-import aslpinn.data.bids
+import aslpinn.data.series
 from aslpinn import maps
 from aslpinn.physics import delta_m
 from .networks import Siren

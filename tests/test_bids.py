@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 
 from aslpinn import Acquisition, Estimate, InputError, load_subject
 from aslpinn.data import describe, write_estimate
-from aslpinn.data.bids import subject_name
+from aslpinn.data.brain_mask import brain_mask
+from aslpinn.data.calibration import calibrate, relaxation_factor
 from aslpinn.data.check import table
-from aslpinn.data.preprocess import brain_mask, calibrate, form_pairs, relaxation_factor
+from aslpinn.data.series import subject_name
+from aslpinn.data.volumes import form_pairs
 
 SHAPE = (12, 13, 5)
 AFFINE = np.array([[-3.0, 0, 0, 18], [0, 3.0, 0, -19], [0, 0, 6.0, -12], [0, 0, 0, 1.0]])
@@ -498,7 +500,7 @@ def test_maps_round_trip_on_the_grid_of_the_input(data: DataSet, tmp_path: Path)
     np.testing.assert_allclose(deltam, estimate.fitted * subject.m0b[..., None], rtol=1e-5)
     about = json.loads(files[0].with_name("sub-01_cbf.json").read_text())
     assert about["Units"] == "ml/100g/min"
-    assert about["Constants"]["t1_blood"] == {"Value": 1.65, "Units": "s"}
+    assert about["Constants"]["t1_blood"] == {"Value": 1.65, "Units": "s", "Source": "default"}
     assert (about["Estimator"], about["Seed"]) == ("nlls", 3)
     assert about["Sources"][0] == "bids:raw:sub-01/perf/sub-01_asl.nii.gz"
     fit = json.loads(files[4].with_name("sub-01_desc-fit_deltam.json").read_text())

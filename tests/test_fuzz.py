@@ -24,7 +24,7 @@ from small import Series, put
 from aslpinn import Estimate, InputError, load_subject
 from aslpinn.cli import main
 from aslpinn.data import write_estimate
-from aslpinn.data.bids import subject_name
+from aslpinn.data.series import subject_name
 
 SHAPE = (6, 6, 5)
 COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from aslpinn.data import motion
 from aslpinn.data.encoded import Encoding, decode_series, encode_series
-from aslpinn.data.motion_look import look
+from aslpinn.data.motion_need import look
 from aslpinn.data.rigid import Grid, Registration, register_by_information
 from aslpinn.errors import InputError
 from aslpinn.physics import hadamard

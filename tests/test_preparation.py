@@ -13,8 +13,8 @@ from test_motion import moved
 from aslpinn import Acquisition, InputError, fit, load_subject, simulate
 from aslpinn.cli import main
 from aslpinn.data import write_phantom
+from aslpinn.data.calibration import reference_region, smooth_inside
 from aslpinn.data.outliers import find_outliers
-from aslpinn.data.preprocess import reference_region, smooth_inside
 from aslpinn.physics import Constants
 
 

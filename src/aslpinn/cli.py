@@ -154,8 +154,8 @@ def _terminate_as_interrupt() -> dict[int, Any]:
 
 
 def _fit(arguments: argparse.Namespace) -> int:
-    from .data.bids import load_subject
     from .data.derivatives import check_output, require_outside_raw, write_estimate
+    from .data.series import load_subject
     from .estimation import fit, prepare
     from .estimation.estimators import DEFAULT, default_preset, estimator_for, former_default, options_for, uses
 
@@ -227,8 +227,8 @@ def _median(values: Any) -> float:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from .data.bids import load_subject
     from .data.check import describe, require_agreement, table
+    from .data.series import load_subject
     from .estimation import prepare
 
     constants = _constants(arguments.constant)

@@ -1,4 +1,4 @@
-"""In and out: BIDS, preprocessing, the phantom, public data."""
+"""In and out: BIDS series and their metadata, calibration, motion, derivatives, the phantom, public data."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
     "Phantom": "phantom",
-    "Subject": "bids",
+    "Subject": "series",
     "describe": "check",
-    "load_subject": "bids",
+    "load_subject": "series",
     "simulate": "phantom",
     "write_estimate": "derivatives",
     "write_phantom": "phantom_bids",
@@ -18,11 +18,11 @@ _PUBLIC = {
 __all__ = ["Phantom", "Subject", "describe", "load_subject", "simulate", "write_estimate", "write_phantom"]
 
 if TYPE_CHECKING:
-    from .bids import Subject, load_subject
     from .check import describe
     from .derivatives import write_estimate
     from .phantom import Phantom, simulate
     from .phantom_bids import write_phantom
+    from .series import Subject, load_subject
 
 
 def __getattr__(name: str) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .bids import Subject
 from .derivatives import constants_table, jsonable
+from .series import Subject
 
 
 def describe(subject: Subject) -> dict[str, Any]:

@@ -25,8 +25,8 @@ import numpy as np
 from .. import __version__
 from ..errors import InputError
 from ..physics.constants import Constants
-from .bids import Subject
 from .motion import COLUMNS, Motion, write_tsv
+from .series import Subject
 from .sidecar import dataset_root, read_json, shorten
 
 EQUATION = (

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..physics.constants import Constants
-from .images import Image, averaged, reached, read_header, read_image, same_grid
-from .preprocess import LONG_TR, relaxation_factor
+from .calibration import LONG_TR, relaxation_factor
+from .nifti import Image, averaged, reached, read_header, read_image, same_grid
 from .sidecar import Sidecar, entities, read_json, read_sidecar, split_name
 
 

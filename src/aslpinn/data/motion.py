@@ -32,8 +32,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .motion_frame import settle, without_contrast
-from .rigid import IDENTITY, Grid, Registration, Rigid, register_by_information
-from .static_image import (
+from .motion_image import (
     EDGE,
     POINTS,
     StaticImage,
@@ -45,6 +44,7 @@ from .static_image import (
     thinned,
     together,
 )
+from .rigid import IDENTITY, Grid, Registration, Rigid, register_by_information
 
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..physics import Acquisition
 from . import motion as rigid_motion
-from .images import Image
 from .m0 import M0
 from .motion import Motion
-from .motion_look import look
+from .motion_need import look
+from .nifti import Image
 from .outliers import find_outliers
 from .volumes import Layout
 

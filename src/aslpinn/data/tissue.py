@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .images import UNREADABLE, Image, averaged, read_header, read_image, same_grid
+from .nifti import UNREADABLE, Image, averaged, read_header, read_image, same_grid
 from .sidecar import dataset_root, entities, split_name
 
 Volume = NDArray[np.float32]

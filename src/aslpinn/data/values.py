@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, Problems
 from ..physics import Acquisition
-from .images import Image
+from .calibration import M0_CEILING
 from .m0 import M0
-from .preprocess import M0_CEILING
+from .nifti import Image
 from .volumes import Layout
 
 Volume = NDArray[np.float32]

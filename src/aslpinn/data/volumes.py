@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from ..errors import InputError, Problems
 from ..physics import Acquisition, Constants, hadamard
 from .encoded import Encoding, decode_series, encoded_volumes, read_encoding
-from .preprocess import form_pairs
 from .sidecar import Sidecar
 
 Volume = NDArray[np.float32]
@@ -197,3 +196,42 @@ def _pairs(
             notes.append(f"TotalAcquiredPairs is {total}, the series has {len(pairs)}: the others were left out before")
     steps.append(f"{len(pairs)} control-label pairs: control minus label")
     return pairs
+
+
+def form_pairs(
+    types: list[str], tau: list[float], pld: list[float], file: object = "aslcontext.tsv"
+) -> tuple[NDArray[np.intp], list[int]]:
+    """Volume numbers (control, label) of every pair, in order of acquisition: (P, 2); and those without a partner.
+
+    Among the volumes of one (tau, PLD) the n-th control belongs to the n-th label, whichever comes first, so that
+    alternation in either order, blocks and repeats are all understood. Where a delay has one of a kind too many (a
+    scan that was stopped), the one is left out that leaves the pairs closest together in time.
+
+    Raises
+    ------
+    InputError
+        Where some (tau, PLD) lacks more than one control or label, or has none of a kind.
+    """
+    groups: dict[tuple[float, float], dict[str, list[int]]] = {}
+    for volume, word in enumerate(types):
+        if word in ("control", "label"):
+            key = (round(tau[volume], 6), round(pld[volume], 6))
+            groups.setdefault(key, {"control": [], "label": []})[word].append(volume)
+    pairs: list[tuple[int, int]] = []
+    lone: list[int] = []
+    for (duration, delay), members in groups.items():
+        control, label = members["control"], members["label"]
+        if abs(len(control) - len(label)) > 1 or not control or not label:
+            raise InputError(
+                f"{file}: {len(control)} control and {len(label)} label volumes have LabelingDuration "
+                f"{duration:g} s and PostLabelingDelay {delay:g} s; expected as many of one as of the other"
+            )
+        more, fewer = (control, label) if len(control) > len(label) else (label, control)
+        if len(more) > len(fewer):
+            apart = [
+                sum(abs(a - b) for a, b in zip(more[:k] + more[k + 1 :], fewer, strict=True)) for k in range(len(more))
+            ]
+            # Of equally good ones the last: a scan that was stopped lacks its last volume.
+            lone.append(more.pop(len(apart) - 1 - int(np.argmin(apart[::-1]))))
+        pairs += list(zip(control, label, strict=True))
+    return np.array(sorted(pairs, key=min), dtype=np.intp).reshape(-1, 2), sorted(lone)

@@ -12,8 +12,8 @@ from ..markdown import words
 from .quality import THRESHOLDS, noise_sd, residual_over_noise
 
 if TYPE_CHECKING:
-    from ..data.bids import Subject
     from ..data.derivatives import Estimate
+    from ..data.series import Subject
 
 #: ml below which a mask is a part of a brain: three SDs below the mean of women in UK Biobank, 1,116 (SD 90) ml
 #: (Ritchie et al. 2018, doi:10.1093/cercor/bhy109).

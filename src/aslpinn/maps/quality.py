@@ -15,8 +15,8 @@ from ..physics import delta_m
 from .metrics import spatial_cov
 
 if TYPE_CHECKING:
-    from ..data.bids import Subject
     from ..data.derivatives import Estimate
+    from ..data.series import Subject
 
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]

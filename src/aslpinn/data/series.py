@@ -16,14 +16,15 @@ from ..errors import InputError, Problems
 from ..physics.acquisition import Acquisition
 from ..physics.constants import Constants
 from .blood import Blood, find_blood
-from .images import Image, read_header, read_image, require_same_grid
+from .brain_mask import brain_mask
+from .calibration import Calibration, calibrate, reference_region, smooth_inside
 from .kinetics_check import check_kinetics, check_sign, exchanged, mean_perfusion
 from .m0 import M0, M0Source, find_source, read_m0
 from .motion import Motion
+from .nifti import Image, read_header, read_image, require_same_grid
 from .preparation import correct_motion, shrink_outliers, tissue_maps
-from .preprocess import Calibration, brain_mask, calibrate, reference_region, smooth_inside
+from .readout import check_readout, check_repetition, read_crushing, read_slice_timing, read_suppression
 from .sidecar import Sidecar, read_context, read_sidecar, shorten, split_name
-from .timing import check_readout, check_repetition, read_crushing, read_slice_timing, read_suppression
 from .tissue import find_tissue
 from .values import check_scale, check_values
 from .volumes import Layout, check_labeling, read_layout

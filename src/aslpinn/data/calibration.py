@@ -1,4 +1,4 @@
-"""From volumes to delta-M / M0b: pairs and their subtraction, M0 calibration, brain mask."""
+"""M0 calibration: from delta-M in the scanner's units to fractions of M0 of blood, voxel by voxel or by a region."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.filters import threshold_otsu
 
 from ..errors import InputError
 from ..physics.constants import Constants
@@ -22,45 +21,6 @@ LONG_TR = 5.0
 #: Inside the mask M0 is not taken below this share of its median: delta-M / M0b would grow without bound; nor above
 #: this multiple: no tissue is so bright, and CBF would be 0 there.
 M0_FLOOR, M0_CEILING = 0.1, 20.0
-
-
-def form_pairs(
-    types: list[str], tau: list[float], pld: list[float], file: object = "aslcontext.tsv"
-) -> tuple[NDArray[np.intp], list[int]]:
-    """Volume numbers (control, label) of every pair, in order of acquisition: (P, 2); and those without a partner.
-
-    Among the volumes of one (tau, PLD) the n-th control belongs to the n-th label, whichever comes first, so that
-    alternation in either order, blocks and repeats are all understood. Where a delay has one of a kind too many (a
-    scan that was stopped), the one is left out that leaves the pairs closest together in time.
-
-    Raises
-    ------
-    InputError
-        Where some (tau, PLD) lacks more than one control or label, or has none of a kind.
-    """
-    groups: dict[tuple[float, float], dict[str, list[int]]] = {}
-    for volume, word in enumerate(types):
-        if word in ("control", "label"):
-            key = (round(tau[volume], 6), round(pld[volume], 6))
-            groups.setdefault(key, {"control": [], "label": []})[word].append(volume)
-    pairs: list[tuple[int, int]] = []
-    lone: list[int] = []
-    for (duration, delay), members in groups.items():
-        control, label = members["control"], members["label"]
-        if abs(len(control) - len(label)) > 1 or not control or not label:
-            raise InputError(
-                f"{file}: {len(control)} control and {len(label)} label volumes have LabelingDuration "
-                f"{duration:g} s and PostLabelingDelay {delay:g} s; expected as many of one as of the other"
-            )
-        more, fewer = (control, label) if len(control) > len(label) else (label, control)
-        if len(more) > len(fewer):
-            apart = [
-                sum(abs(a - b) for a, b in zip(more[:k] + more[k + 1 :], fewer, strict=True)) for k in range(len(more))
-            ]
-            # Of equally good ones the last: a scan that was stopped lacks its last volume.
-            lone.append(more.pop(len(apart) - 1 - int(np.argmin(apart[::-1]))))
-        pairs += list(zip(control, label, strict=True))
-    return np.array(sorted(pairs, key=min), dtype=np.intp).reshape(-1, 2), sorted(lone)
 
 
 def relaxation_factor(repetition_time: float | Sequence[float] | None, t1_tissue: float) -> float:
@@ -162,55 +122,3 @@ def reference_region(
     if values.size == 0:
         raise InputError("M0 is zero, negative or NaN everywhere in the reference region; expected an image of tissue")
     return Reference(float(np.median(values)) / relaxation_factor(repetition_time, t1) / ratio, what)
-
-
-def brain_mask(image: Volume, voxel_size: tuple[float, float, float]) -> Mask:
-    """Brain mask from an image with bright brain, such as M0: threshold, opening, largest component, holes filled.
-
-    The image is median-smoothed first; the threshold is Otsu's, but at most half the median of what Otsu takes
-    (in an image that is all brain Otsu would part tissue from CSF). An image that is already zero outside the
-    brain is taken as it is.
-
-    Raises
-    ------
-    InputError
-        Where nothing stands out of the background.
-    """
-    image = np.where(np.isfinite(image), image, 0).astype(np.float32)
-    if not image.max() > 0:
-        raise InputError("M0 is nowhere above zero: no mask can be made from it; give one with --mask")
-    zero = image <= 1e-6 * np.percentile(image, 99.5)
-    stripped = zero.mean() > 0.25  # scanner noise is never exactly zero in that many voxels
-    smooth = image if stripped else ndimage.median_filter(image, size=(3, 3, 1), mode="nearest")
-    positive = smooth[smooth > 0]
-    bright = float(np.percentile(positive, 99))  # one bright vessel must not move Otsu's histogram
-    otsu = float(threshold_otsu(np.minimum(positive, bright))) if np.ptp(positive) > 0 else 0.0
-    tissue = float(np.median(positive[positive >= otsu]))
-    if stripped:
-        return _largest(image > 0.1 * tissue, fill=False)  # what is zero inside has no M0 to divide by
-    mask = smooth > min(otsu, 0.5 * tissue)
-    radius = [round(6.5 / size) for size in voxel_size]
-    if all(n > 4 * r for n, r in zip(mask.shape, radius, strict=True)):
-        core = _largest(ndimage.binary_opening(mask, _ellipsoid(radius)), fill=False)
-        # Opening cuts the thin bridges to scalp and neck, and rounds the edge: grow back, inside the threshold only.
-        grown = (
-            ndimage.binary_dilation(core, _ellipsoid([min(r, 1) for r in radius]), mask=mask) if core.any() else mask
-        )
-        mask = grown
-    return _largest(mask, fill=True)
-
-
-def _ellipsoid(radius: list[int]) -> Mask:
-    grid = np.meshgrid(*[np.arange(-r, r + 1) for r in radius], indexing="ij")
-    return np.asarray(sum((g / (r + 0.5)) ** 2 for g, r in zip(grid, radius, strict=True)) <= 1.0)
-
-
-def _largest(mask: Mask, fill: bool) -> Mask:
-    labels, count = ndimage.label(mask)
-    if count > 1:
-        mask = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-    if not fill:
-        return mask
-    # Slice by slice: ventricles of a thin slab are open at its ends.
-    filled = np.stack([ndimage.binary_fill_holes(mask[..., k]) for k in range(mask.shape[2])], axis=2)
-    return np.asarray(filled, dtype=bool)

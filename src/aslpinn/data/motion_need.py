@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from .motion import HEAD_RADIUS, M0
 from .motion_frame import vector
+from .motion_image import find_head, require_series, thinned, together
 from .rigid import Grid, Registration
-from .static_image import find_head, require_series, thinned, together
 
 Float = NDArray[np.float64]
 
