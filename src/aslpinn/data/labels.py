@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .atlas import register_template
-from .bids import Subject
-from .images import read_image
+from .nifti import read_image
+from .series import Subject
 from .sidecar import entities, shorten, split_name
 from .tissue import SUBJECT_SPACES, find_derivative, subject_to_t1w
 

@@ -16,8 +16,8 @@ from scipy import ndimage
 from .choices import check_choice
 
 if TYPE_CHECKING:
-    from ..data.bids import Subject
     from ..data.derivatives import Estimate
+    from ..data.series import Subject
 
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from .metrics import tissue_region
 
 if TYPE_CHECKING:
-    from ..data.bids import Subject
     from ..data.derivatives import Estimate
     from ..data.labels import Atlas
+    from ..data.series import Subject
 
 Mask = NDArray[np.bool_]
 
