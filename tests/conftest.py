@@ -17,7 +17,7 @@ SHARED = ROOT.parent / "shared"
 
 
 #: Begun first under pytest -n, because they take longest.
-FIRST = ("test_study_runs", "test_fuzz", "test_class", "test_multiscale")
+FIRST = ("test_study_runs", "test_hostile_study", "test_fuzz", "test_class", "test_multiscale")
 
 
 @pytest.hookimpl(tryfirst=True)
