@@ -213,3 +213,20 @@ def test_the_group_notebook_reads_without_a_study(tmp_path):
     text = (tmp_path / "group.ipynb").read_text()
     assert text.count('"image/png"') >= 2
     assert "none failed" in text
+
+
+def test_a_damaged_map_is_told_and_does_not_keep_the_others_from_being_drawn(tmp_path, capsys):
+    import gzip
+
+    import nibabel as nib
+
+    whole = nib.Nifti1Image(np.ones((4, 4, 3), np.float32), np.eye(4))
+    contents = {"whole": gzip.compress(whole.to_bytes()), "text": b"no map", "empty": b""}
+    contents["cut"] = contents["whole"][:-20]
+    for name, content in contents.items():
+        (tmp_path / f"{name}_cbf.nii.gz").write_bytes(content)
+    members = [Member(name, "a", "done", maps={"cbf": tmp_path / f"{name}_cbf.nii.gz"}) for name in contents]
+    slices, _ = group.middle_slices(members)
+    assert list(slices) == ["whole"]
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told] == ["text", "empty", "cut"]

@@ -147,7 +147,8 @@ def middle_slices(
     """The middle axial slice of CBF and ATT of the first `most` subjects, and voxel sizes in mm.
 
     Subject -> quantity -> (X, Y) values inside a frame around the brain, NaN outside of it, x from the person's left to
-    the right. The brain is where ATT is above 0, or, of one delay, where CBF is not 0.
+    the right. The brain is where ATT is above 0, or, of one delay, where CBF is not 0. A subject whose maps are damaged
+    is left out, which is printed.
     """
     import nibabel as nib
 
@@ -161,11 +162,15 @@ def middle_slices(
         found = [name for name in ("cbf", "att") if name in member.maps and member.maps[name].is_file()]
         if "cbf" not in found:
             continue
-        images: dict[str, Any] = {name: nib.load(member.maps[name]) for name in found}  # type: ignore[attr-defined]
-        volumes = {
-            name: left_on_left(np.asarray(image.dataobj, dtype=np.float64), image.affine)
-            for name, image in images.items()
-        }
+        try:
+            images = {name: nib.Nifti1Image.from_filename(member.maps[name]) for name in found}
+            volumes = {
+                name: left_on_left(np.asarray(image.dataobj, dtype=np.float64), image.affine)
+                for name, image in images.items()
+            }
+        except Exception as error:  # nibabel has many for a damaged file
+            print(f"{member.key} is not drawn: a map of it cannot be read ({type(error).__name__})")
+            continue
         brain = volumes["att"] > 0 if "att" in volumes else volumes["cbf"] != 0
         levels = np.flatnonzero(brain.any(axis=(0, 1)))
         if levels.size == 0:
