@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
         "maps, OUT/subjects the pages as notebooks, OUT/group the group.",
     )
     add = made.add_argument
-    add("bids_dir", type=Path, metavar="BIDS", help="BIDS data set, or the derivatives of ASLPrep")
+    add("bids_dir", type=Path, metavar="BIDS", help="BIDS data set")
     add("output_dir", type=Path, metavar="OUT", help="folder for everything that is made")
     add("analysis_level", choices=("participant", "group"), help="participant: the subjects; group: what they left")
     add("--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="with or without sub-")
