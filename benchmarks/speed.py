@@ -149,8 +149,8 @@ def smallest(rows: list[Row]) -> Row:
 def measure_phantom(quick: bool, cores: int) -> Iterator[Row]:
     """`aslpinn fit` on a virtual subject of the book (11 volumes), and the plain grid fit of it, by turns."""
     with tempfile.TemporaryDirectory() as folder:
-        process({"command": ["simulate", folder, "--subjects", "1"]})
-        series = str(next(Path(folder).rglob("*_asl.nii*")))
+        process({"command": ["simulate", f"{folder}/raw", "--subjects", "1"]})
+        series = str(next(Path(folder, "raw").rglob("*_asl.nii*")))
         size = {"voxels": int(load_subject(series).mask.sum()), "delays": 11}
         tasks: dict[str, dict[str, Any]] = {"grid": {"grid": series, "out": f"{folder}/out-grid"}}
         for name in ("field", "smoothed") if quick else METHODS:
