@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -77,3 +80,12 @@ def test_figures_have_a_symbol_a_volunteer(rows):
     }
     drawn = volunteers.residual_against_error({"gray matter": panel}, ("residual", "error"))
     assert [len(line.get_xdata()) for line in drawn.axes[0].lines[:2]] == [2, 2]
+
+
+def test_rows_of_a_stored_run_are_read_as_they_were_measured(rows, tmp_path):
+    file = tmp_path / "volunteers.csv"
+    with file.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, list(asdict(rows[0])))
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+    assert volunteers.read_rows(file) == rows

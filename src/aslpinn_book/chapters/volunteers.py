@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -184,6 +186,15 @@ def study(
         if keep is not None:
             keep |= {(number, name): (case, estimate) for name, estimate in found.items()}
     return rows
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a CSV file that benchmarks/volunteers.py wrote."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            Row(int(row["volunteer"]), row["method"], row["region"], **{k: float(row[k]) for k in list(row)[3:]})
+            for row in csv.DictReader(file)
+        ]
 
 
 def across(rows: Sequence[Row], method: str, region: str, value: str) -> NDArray[np.float64]:
