@@ -837,7 +837,11 @@ def test_every_kind_of_nifti_is_read_alike(series: Series, tmp_path: Path, kind:
         )
 
 
-@pytest.mark.parametrize("content", [b"", b"\x1f\x8b", b"x" * 400, gzip.compress(b""), gzip.compress(b"x" * 600)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x1f\x8b", b"x" * 400, gzip.compress(b""), gzip.compress(b"x" * 600)],
+    ids=["empty", "two bytes", "letters", "nothing compressed", "letters compressed"],
+)
 @pytest.mark.parametrize("which", ["asl", "m0scan"])
 def test_what_is_no_nifti_is_refused(series: Series, tmp_path: Path, capsys: Any, content: bytes, which: str) -> None:
     series.write()
