@@ -189,7 +189,7 @@ class Trainer:
 
         first = runs[0]
         config = PRESETS["paper"].changed(
-            epochs=first.epochs, reading=first.reading, held_out=first.held_out, members=1
+            epochs=first.epochs, t_max=EPOCHS, reading=first.reading, held_out=first.held_out, members=1
         )
         tau, pld = self.phantoms[f"{first.protocol} timing"]
         series = []
