@@ -80,7 +80,7 @@ def test_fit_recovers_what_was_put_in_and_says_where_the_maps_are(
         ),
         (["--estimator", "nlls", "--members", "3"], "estimator 'nlls' does not use members (field, pinn would)"),
         (["--estimator", "vb", "--device", "cuda"], "estimator 'vb' does not use device (pinn would)"),
-        (["--estimator", "svb", "--arterial", "on"], "estimator 'svb' does not use arterial (field would)"),
+        (["--estimator", "svb", "--arterial", "on"], "estimator 'svb' does not use arterial (field, pinn would)"),
         (
             ["--objective", "increments"],
             "estimator 'field' does not use objective (pinn would); it takes seed, members",

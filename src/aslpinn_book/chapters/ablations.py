@@ -30,6 +30,8 @@ BASE: dict[str, Any] = {
     "members": 1,
     "batch": 1000,
     "epochs": 30,
+    "level_decay": 0.0,
+    "arterial": "off",
 }
 #: The paper's hash encoding: sixteen levels, far finer than a voxel.
 PAPER_LEVELS = {"levels": 16, "base": 16, "finest": 4096}

@@ -125,7 +125,7 @@ class AutogradEngine:
 
     def _rows(self, encoding: MultiresHashEncoding) -> Tensor:
         """Weight decay of every row of a table, (rows, 1)."""
-        rates = decay_rates(encoding.levels, self.config.level_decay)
+        rates = decay_rates(encoding.levels, self.config.level_decay or 0.0)
         rows = np.repeat(rates, [level.rows for level in encoding.levels])
         return self._tensor(rows.astype(np.float32))[:, None]
 

@@ -56,7 +56,7 @@ class CompiledEngine:
         self.physics = physics_of(samples.problem.acquisition.constants, samples.scale)
         self.encodings, self.networks = start(config, seed)
         self.packed = Packed(self.networks)
-        self.tables = [TableState(encoding, self.threads, config.level_decay) for encoding in self.encodings]
+        self.tables = [TableState(encoding, self.threads, config.level_decay or 0.0) for encoding in self.encodings]
         self.positions = [samples.index(encoding) for encoding in self.encodings]
         self.index = [Lookup(state.table, *pair) for state, pair in zip(self.tables, self.positions, strict=True)]
         sums = self.batch.weight.sum(axis=1, dtype=np.float64)

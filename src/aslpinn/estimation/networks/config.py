@@ -62,8 +62,8 @@ class PinnOptions(Options):
     )
     omega_parameters: float = option(5.0, "frequency of f_ode's other layers", above=0, table2="f_ode: Siren omega")
 
-    epochs: int = option(10, "passes over all voxels", low=1, table2="Annealing period (T_max)")
-    batch: int = option(3000, "voxels in a step", low=1, table2="Batch size")
+    epochs: int = option(20, "passes over all voxels", low=1, table2="Annealing period (T_max)")
+    batch: int = option(1000, "voxels in a step", low=1, table2="Batch size")
     schedule: str = option(
         "one-cycle",
         "of the learning rate: cosine by epoch, one-cycle by step",
@@ -75,12 +75,18 @@ class PinnOptions(Options):
     t_max: int = option(0, "cosine: epochs until final_lr; 0: all epochs", low=0, table2="Annealing period (T_max)")
     warmup: float = option(0.3, "one-cycle: share of the steps in which the rate rises", low=0, high=1)
     weight_decay: float = option(0.01, "AdamW's weight decay", low=0)
-    level_decay: float = option(
-        0.0, "weight decay of the tables that grows with a grid's resolution R, by (R/8)^1.5", low=0
+    level_decay: float | None = option(
+        None,
+        "weight decay of the tables that grows with a grid's resolution R, by (R/8)^1.5; None: by samples held out",
+        low=0,
     )
-    members: int = option(8, "networks from different seeds whose maps are averaged", low=1)
+    members: int = option(4, "networks from different seeds whose maps are averaged", low=1)
     held_out: float = option(
         0.0, "share of voxel-times kept from the loss to choose the epoch; 0: the last epoch", low=0, high=0.9
+    )
+
+    arterial: str = option(
+        "auto", "arteries in single voxels, after the networks; auto: by evidence", choices=("auto", "on", "off")
     )
 
     device: str = option("cpu", "torch's device: cpu, cuda")
@@ -142,6 +148,8 @@ PRESETS: dict[str, PinnOptions] = {
         lr=1e-3,
         final_lr=1e-10,
         t_max=5000,
+        level_decay=0.0,
         members=1,
+        arterial="off",
     ),
 }

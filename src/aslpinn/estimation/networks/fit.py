@@ -7,8 +7,13 @@ import time
 import numpy as np
 
 from ...errors import InputError
+from ...physics import ATT_BOUNDS, CBF_BOUNDS
+from ...smoothing import smooth_inside
 from ..estimate import Estimate
+from ..field.fit import LOCAL, RESTORED
+from ..field.likelihood import repeat_noise
 from ..grid import gauss_newton_sd
+from ..mixture import VoxelMixture, VoxelPrior
 from ..problem import Floats, Problem, Request
 from .config import PinnOptions
 from .train import Engine, Samples, Trained, train
@@ -16,14 +21,26 @@ from .train import Engine, Samples, Trained, train
 MEMBER_SEEDS = 1009  # seeds of the members: seed * MEMBER_SEEDS + k, so that runs with other seeds share none
 
 
-def fit_pinn(problem: Problem, request: Request, config: PinnOptions) -> Estimate:
-    """Mean over an ensemble of trained networks; one more is trained for the SDs.
+#: Strengths of the levels' weight decay that samples held out choose among, and the short trainings that they do it by.
+DECAYS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+TRIAL_EPOCHS, TRIAL_HELD_OUT = 12, 0.1
 
-    See `standard_deviations` for what they mean. Raises FitError where a loss is not finite.
+
+def fit_pinn(problem: Problem, request: Request, config: PinnOptions) -> Estimate:
+    """Mean over an ensemble of trained networks; one more is trained for the SDs. Then every voxel is weighed alone.
+
+    See `choose_decay` for what the data decide, `standard_deviations` for the SDs' meaning, `mixture` for arteries.
+    Raises FitError where a loss is not finite, InputError for an arterial part on a dispersed bolus.
     """
     began = time.perf_counter()
-    samples = Samples.of(problem, request.voxel_size, config)
+    if config.arterial == "on" and problem.acquisition.constants.disperses:
+        raise InputError("arterial is 'on', and the bolus is dispersed; expected arterial off, or no dispersion")
     members = Members(request, config)
+    trials: dict[float, float] = {}
+    if config.level_decay is None:
+        trials = choose_decay(problem, request, members)
+        members.config = config = config.changed(level_decay=min(trials, key=trials.__getitem__))
+    samples = Samples.of(problem, request.voxel_size, config)
     trained = members.train(samples, [config.seed * MEMBER_SEEDS + k for k in range(config.members)])
     cbf, att = np.stack([one.cbf for one in trained]), np.stack([one.att for one in trained])
     mean_cbf, mean_att = cbf.mean(axis=0), att.mean(axis=0)
@@ -35,19 +52,101 @@ def fit_pinn(problem: Problem, request: Request, config: PinnOptions) -> Estimat
         (probed,) = members.train(samples.plus(probe), [config.seed * MEMBER_SEEDS])
         share = leverage(problem, probe, (cbf[0], att[0]), (probed.cbf, probed.att), noise_sd)
     cbf_sd, att_sd = standard_deviations(problem, cbf, att, noise_sd, share)
+    gain = 1.0
+    if config.members > 1 and config.level_decay:
+        mean_cbf, cbf_sd, gain = with_contrast(problem, request, mean_cbf, cbf_sd)
     info = {
         "history": [{"best_epoch": one.history.best, **one.history.losses} for one in trained],
         "member_seconds": members.seconds[: config.members],
-        "seconds": time.perf_counter() - began,
         "noise_sd": noise_sd,
         "noise_leverage": share,
+        "contrast_restored": gain,
         "signal_scale": samples.scale,
         "engine": trained[0].engine,
+        "level_decay_trials": {f"{strength:g}": error for strength, error in sorted(trials.items())},
     }
     settings = config.as_dict() | {"initial_condition": "on" if samples.initial else "off"}
     if config.objective == "pointwise":
         settings["edge_width"] = samples.edge_width
-    return problem.estimate("pinn", mean_cbf, mean_att, cbf_sd, att_sd, settings, info)
+    estimate = problem.estimate("pinn", mean_cbf, mean_att, cbf_sd, att_sd, settings, info)
+    if config.arterial != "off" and not problem.acquisition.constants.disperses:
+        weigh_voxels(problem, request, estimate, noise_sd, config)
+    info["seconds"] = time.perf_counter() - began
+    return estimate
+
+
+def choose_decay(problem: Problem, request: Request, members: Members) -> dict[float, float]:
+    """Strength of the levels' weight decay -> RMSE of samples held out, for as many strengths as it takes.
+
+    One network is trained for a few epochs with each. From the two in the middle on, the next one is tried on the side
+    where the error falls. No truth is needed: what follows noise predicts samples that it has not seen worse, and so
+    does what is too smooth.
+    """
+    config = members.config
+    trial = config.changed(
+        epochs=min(config.epochs, TRIAL_EPOCHS), held_out=max(config.held_out, TRIAL_HELD_OUT), members=1
+    )
+    samples = Samples.of(problem, request.voxel_size, trial)
+    errors: dict[float, float] = {}
+
+    def error(number: int) -> float:
+        strength = DECAYS[number]
+        if strength not in errors:
+            own = trial.changed(level_decay=strength)
+            request.report(len(errors), len(errors) + members.trainings * 2, f"trial of level_decay {strength:g}")
+            engine = engine_of(samples, own, [config.seed * MEMBER_SEEDS])
+            (one,) = train(engine, samples, own)
+            errors[strength] = min(one.history.losses["held-out"])
+        return errors[strength]
+
+    number = len(DECAYS) // 2
+    step = 1 if error(number) < error(number - 1) else -1
+    number = number if step > 0 else number - 1
+    while 0 <= number + step < len(DECAYS) and error(number + step) < error(number):
+        number += step
+    return errors
+
+
+def with_contrast(problem: Problem, request: Request, cbf: Floats, sd: Floats) -> tuple[Floats, Floats, float]:
+    """CBF and its SDs (N,) with the local contrast that weight decay took off given back, and the factor.
+
+    Shrunken rows make a map flatter than the truth: high CBF comes out low and low CBF high. As for the field, the
+    truth's local variance is that of the map plus that of its errors, and the power is the field's, with which means
+    over tissues are least biased.
+    """
+    sigma = [LOCAL * min(request.voxel_size) / size for size in request.voxel_size]
+    local = cbf - smooth_inside(cbf, problem.mask, sigma)
+    gain = float(np.clip((1 + np.mean(sd**2) / max(float(np.var(local)), 1e-12)) ** (RESTORED[0] / 2), 1.0, 2.0))
+    restored = np.maximum(cbf + (gain - 1) * local, CBF_BOUNDS[0]).astype(np.float32)
+    return restored, sd * np.float32(gain), gain
+
+
+def weigh_voxels(problem: Problem, request: Request, estimate: Estimate, noise_sd: float, config: PinnOptions) -> None:
+    """Put the voxel mixture (`mixture`) into an estimate, with the networks' maps as what is expected of each voxel."""
+    assert estimate.cbf_sd is not None
+    assert estimate.att_sd is not None
+    inside = tuple(problem.voxels.T)
+    maps = ((estimate.cbf, estimate.cbf_sd, CBF_BOUNDS), (estimate.att, estimate.att_sd, ATT_BOUNDS))
+    own = np.array([values[inside] for values, _, _ in maps], np.float64)
+    variance = np.array([sd[inside] for _, sd, _ in maps], np.float64) ** 2
+    noise = repeat_noise(problem, request.voxel_size)
+    noise = np.full(len(own[0]), noise_sd**2) if noise is None else noise
+    prior = VoxelPrior(
+        np.clip(own.T, (1.0, 0.1), (150.0, 3.0)), variance.T.copy(), estimate.fitted[inside].astype(np.float64)
+    )
+    voxels = VoxelMixture(problem.timing, problem.signal.astype(np.float64), noise, prior, config.arterial, config.seed)
+    voxels.learn()
+    found = voxels.result()
+    means = np.array(found.mixed(own[0], own[1]))
+    others = ((found.cbf, found.cbf_variance), (found.att, found.att_variance))
+    for k, (values, sd, bounds) in enumerate(maps):
+        second = found.stay * (variance[k] + own[k] ** 2) + (1 - found.stay) * (others[k][1] + others[k][0] ** 2)
+        values[inside] = means[k].clip(*bounds)
+        sd[inside] = np.sqrt(np.maximum(second - means[k] ** 2, 1e-12))
+    estimate.fitted = problem.volume(found.fitted)
+    if found.artery_share > 0 or config.arterial == "on":
+        estimate.abv = problem.volume(found.abv)
+    estimate.info |= {"artery_share": found.artery_share, "abv_sd": found.abv_sd}
 
 
 class Members:
@@ -55,6 +154,7 @@ class Members:
 
     def __init__(self, request: Request, config: PinnOptions) -> None:
         self.request, self.config = request, config
+        self.trainings = config.members + (config.members > 1)
         self.seconds: list[float] = []
 
     def train(self, samples: Samples, seeds: list[int]) -> list[Trained]:
@@ -68,7 +168,7 @@ class Members:
         config, before, count = self.config, len(self.seconds), len(seeds)
         label = f"network {before + 1} of {config.members}" if count == 1 else f"{count} networks"
         label = "network for the SDs" if before >= config.members else label
-        total = (config.members + (config.members > 1)) * config.epochs
+        total = self.trainings * config.epochs
         began = time.perf_counter()
 
         def on_epoch(epoch: int, losses: dict[str, float]) -> None:
