@@ -5,9 +5,9 @@ N(mean, precision^-1); one noise precision phi with the posterior Gamma(scale b,
 (N, 2); `precision` (N, 3) = aa, a-att, att-att; `noise` (N, 2) = b, c.
 
 T1' is fixed, so a sample's signal needs no exponential of its own time: with e = exp(att / T1') it is
-k (1 - rise e) while label arrives and k fall e afterwards, `rise` and `fall` tabulated once a slice. This is BASIL's own
-model, and written apart from `physics.kinetics`: with fabber's numerical derivatives the formula of the other loops takes
-half as long again, and with exact ones ATT stops elsewhere where it meets a sample.
+k (1 - rise e) while label arrives and k fall e afterwards, `rise` and `fall` tabulated once a slice. It is written
+apart from `physics.kinetics`: with fabber's numerical derivatives the formula of the other loops takes half as long
+again, and with exact ones ATT stops elsewhere where it meets a sample.
 """
 
 # mypy: allow-untyped-defs, disable-error-code="call-arg"
