@@ -29,7 +29,7 @@ from aslpinn import Acquisition, Constants
 from aslpinn.estimation import prepare
 from aslpinn.estimation.networks.autograd import AutogradEngine
 from aslpinn.estimation.networks.compiled import CompiledEngine
-from aslpinn.estimation.networks.config import FitConfig
+from aslpinn.estimation.networks.config import PinnOptions
 from aslpinn.estimation.networks.train import Samples, train
 from aslpinn.estimation.objectives import Durations, pointwise
 from aslpinn.maps import metrics
@@ -69,7 +69,7 @@ def fitted_maps(row: Row) -> tuple[Any, Any, Any]:
     timing = phantom.acquisition
     if row["edges"] == "gamma":
         timing = Acquisition(timing.labeling_duration, timing.post_labeling_delay, constants=KERNEL)
-    config = FitConfig(
+    config = PinnOptions(
         objective="pointwise", reading=row["reading"], edge_width=row["width"], seed=row["seed"],
         levels=4, base=8, finest=48, att_levels=0, members=1, epochs=EPOCHS, batch=1000,
     )  # fmt: skip
