@@ -37,7 +37,7 @@ from aslpinn.physics import delta_m, delta_m_rate
 from aslpinn_book.chapters.ablations import slab
 
 OUT = Path(__file__).with_suffix(".csv")
-PROTOCOLS, READINGS, SEEDS = ("te11", "te11-t1adjusted"), ("ode", "derivative"), (0, 1)
+PROTOCOLS, READINGS, SEEDS = ("te11", "te11-t1adjusted"), ("ode", "derivative"), (0, 1, 2)
 WIDTHS = (0.0, 0.0125, 0.025, 0.05, 0.1, 0.2)
 SHRINKING = (0.2, 0.025)  # s, at the first and at the last epoch
 KERNEL = Constants(dispersion_sharpness=20.0, dispersion_time_to_peak=0.05)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from aslpinn import markdown
 from aslpinn.estimation.networks.config import PRESETS
 from aslpinn.estimation.networks.fit import MEMBER_SEEDS, engine_of
 from aslpinn.estimation.networks.train import Samples, train
@@ -183,6 +185,33 @@ def by_edge_width(
     left.set(ylabel="bias of CBF (%)")
     right.set(ylabel="correlation with the truth", ylim=(None, 1))
     return figure
+
+
+def edge_study(stored: str | Path) -> tuple[Any, str]:
+    """A stored run of benchmarks/edges.py, means over protocols and seeds: as a pandas table, and in markdown.
+
+    The table's index is (reading, edges), edges a width in s or a name; bias is in %, the error of ATT in ms.
+    """
+    import pandas as pd
+
+    rows = pd.read_csv(stored)
+    named = {"shrinking": "0.2 shrinking to 0.025", "gamma": "gamma kernel"}
+    rows["edges"] = rows["edges"].map(named).fillna(rows["width"].map("{:g}".format))
+    scores = {
+        "cbf_bias_gm": ("bias GM (%)", 100.0), "cbf_bias_wm": ("bias WM (%)", 100.0), "cbf_pcc": ("r CBF", 1.0),
+        "att_pcc": ("r ATT", 1.0), "att_error": ("ATT error (ms)", 1000.0), "toward": ("toward the truth (%)", 100.0),
+        "slope": ("size of the gradient", 1.0),
+    }  # fmt: skip
+    means = rows.groupby(["reading", "edges"], sort=False)[list(scores)].mean()
+    means = means.mul([factor for _, factor in scores.values()]).set_axis([name for name, _ in scores.values()], axis=1)
+    digits = [".2f" if name.startswith("r ") or "size" in name else "+.0f" if "%)" in name else ".0f" for name in means]
+    digits[list(means).index("toward the truth (%)")] = ".0f"
+    cells = [
+        [*key, *(format(value, form) for value, form in zip(values, digits, strict=True))]
+        for key, values in zip(means.index, means.to_numpy(), strict=True)
+    ]
+    head = ["P read as", "width (s)", *means]
+    return means, markdown.table(head, cells, right=list(means))
 
 
 @styled
