@@ -15,7 +15,7 @@ from scipy.stats import gamma
 
 from aslpinn import Acquisition, InputError, fit
 from aslpinn.data import simulate
-from aslpinn.estimation.objectives import Durations, closed_form
+from aslpinn.estimation.networks.objectives import Durations, closed_form
 from aslpinn.physics import Constants, delta_m, delta_m_rate
 
 TYPICAL = Constants(dispersion_sharpness=7.4, dispersion_time_to_peak=0.15)

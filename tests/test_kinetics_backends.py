@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from aslpinn.estimation import fused_physics, kinetic_kernels
+from aslpinn.estimation import kinetic_kernels
+from aslpinn.estimation.networks import compiled_physics
 from aslpinn.physics import Constants, delta_m, delta_m_ode, delta_m_rate, sensitivities
 from aslpinn.physics.kinetics import factors
 
@@ -50,16 +51,22 @@ def compiled_double(cases, constants):
 
 def compiled_single(cases, constants, width=0.0):
     """The same by the training step's kernels, and the rate and inflow with their slopes: (3, N) each."""
-    lane = np.zeros(12 * fused_physics.LANES, np.float32)
+    lane = np.zeros(12 * compiled_physics.LANES, np.float32)
     found = np.empty((3, len(cases), 3))
-    rows = (fused_physics.CBF, fused_physics.ATT, fused_physics.PLD, fused_physics.TAU, fused_physics.SLOPE)
-    of = fused_physics.physics_of(constants, 1.0)
-    for start in range(0, len(cases), fused_physics.LANES):
-        part = cases[start : start + fused_physics.LANES]
+    rows = (
+        compiled_physics.CBF,
+        compiled_physics.ATT,
+        compiled_physics.PLD,
+        compiled_physics.TAU,
+        compiled_physics.SLOPE,
+    )
+    of = compiled_physics.physics_of(constants, 1.0)
+    for start in range(0, len(cases), compiled_physics.LANES):
+        part = cases[start : start + compiled_physics.LANES]
         for row, values in zip(rows, part.T, strict=True):
             lane[row : row + len(part)] = values
         for which in range(3):
-            model = np.zeros(4 * fused_physics.LANES, np.float32)
+            model = np.zeros(4 * compiled_physics.LANES, np.float32)
             single(lane, of, which, np.float32(width), model)
             found[which, start : start + len(part)] = model.reshape(4, -1)[:3, : len(part)].T
     return found.transpose(0, 2, 1)
@@ -68,9 +75,9 @@ def compiled_single(cases, constants, width=0.0):
 @njit
 def single(lane, of, which, width, model):
     if which == 0:
-        fused_physics.solution(lane, of, model)
+        compiled_physics.solution(lane, of, model)
     else:
-        fused_physics.rates(lane, of, which == 2, width, model)
+        compiled_physics.rates(lane, of, which == 2, width, model)
 
 
 def arrays(drawn):

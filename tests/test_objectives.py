@@ -8,7 +8,7 @@ import torch
 from scipy.interpolate import CubicSpline, PchipInterpolator
 
 from aslpinn import Acquisition
-from aslpinn.estimation.objectives import Durations, closed_form, increments, pointwise
+from aslpinn.estimation.networks.objectives import Durations, closed_form, increments, pointwise
 from aslpinn.estimation.pointwise_without_network import match_slope
 from aslpinn.physics import delta_m, delta_m_rate
 

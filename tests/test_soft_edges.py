@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numba import njit
 
 from aslpinn import Acquisition, InputError, fit, simulate
-from aslpinn.estimation import fused_physics, prepare
+from aslpinn.estimation import prepare
+from aslpinn.estimation.networks import compiled_physics
 from aslpinn.estimation.networks.config import PinnOptions
 from aslpinn.estimation.networks.train import Samples, edge_width
 from aslpinn.physics import Constants, delta_m, delta_m_ode, delta_m_rate
@@ -102,9 +103,9 @@ def test_the_compiled_edges_are_exact_to_single_precision_and_finite_far_out():
     @njit
     def table(x, width, out):
         for i in range(x.size):
-            out[i, 0] = fused_physics.softplus(x[i], width)
-            out[i, 1] = fused_physics.logistic(x[i], width)
-            out[i, 2] = fused_physics.logistic_slope(x[i], width)
+            out[i, 0] = compiled_physics.softplus(x[i], width)
+            out[i, 1] = compiled_physics.logistic(x[i], width)
+            out[i, 2] = compiled_physics.logistic_slope(x[i], width)
 
     width = np.float32(0.05)
     z = np.concatenate([np.linspace(-30, 30, 100_001), [-1e3, 1e3, -1e6, 1e6]]).astype(np.float32)

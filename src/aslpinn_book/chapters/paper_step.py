@@ -50,7 +50,7 @@ def _naive(samples: Any, config: Any) -> Any:
     """Everything through autograd: a voxel encoded at each of its times, and d/dt by a second pass."""
     import torch
 
-    from aslpinn.estimation import objectives
+    from aslpinn.estimation.networks import objectives
     from aslpinn.estimation.networks.autograd import AutogradEngine
 
     class Naive(AutogradEngine):

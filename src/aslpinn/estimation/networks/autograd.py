@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from ...errors import InputError
 from ...fields import HashIndex, MultiresHashEncoding, ParameterField, SignalField
 from ...fields.grids import decay_rates
-from .. import objectives
-from ..objectives import Durations, Losses
 from ..problem import Floats
+from . import objectives
 from .config import PinnOptions
+from .objectives import Durations, Losses
 from .train import Points, Samples, held_out_error
 
 EVALUATION_CHUNK = 65536  # voxels evaluated at a time

@@ -14,8 +14,8 @@ from ...fields.arrays import Layers, Table
 from ...fields.compiled import LANES, Network, padded, rates_of, table_gradient_step
 from ...fields.grids import decay_rates
 from ...fields.threads import on_threads, workers
-from ..fused_physics import physics_of
 from ..problem import Floats
+from .compiled_physics import physics_of
 from .compiled_samples import Batch
 from .compiled_step import CLOSED_FORM, DERIVATIVE, INCREMENTS, ODE, Lookup, Work, gradients, weights_step
 from .config import PinnOptions

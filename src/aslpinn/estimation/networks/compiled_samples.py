@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from ...fields.compiled import LANES, ONCE, f32
-from ..fused_physics import ATT, CBF, INSIDE, MEASURED, PLD, SLOPE, TAU, TIME, WEIGHT
+from .compiled_physics import ATT, CBF, INSIDE, MEASURED, PLD, SLOPE, TAU, TIME, WEIGHT
 
 
 class Batch(NamedTuple):

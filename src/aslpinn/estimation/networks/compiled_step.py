@@ -27,7 +27,7 @@ from ...fields.compiled import (
     gather_block,
     multiply,
 )
-from ..fused_physics import (
+from .compiled_physics import (
     ATT,
     CBF,
     G_ATT,

@@ -18,7 +18,7 @@ from .config import PinnOptions
 
 if TYPE_CHECKING:
     from ...fields.arrays import Table
-    from ..objectives import Durations
+    from .objectives import Durations
 
 Points = NDArray[np.int64]
 OnEpoch = Callable[[int, dict[str, float]], None]
@@ -106,7 +106,7 @@ class Samples:
     @cached_property
     def durations(self) -> Durations:
         """The acquired times, and tau(PLD) between them."""
-        from ..objectives import Durations
+        from .objectives import Durations
 
         return Durations(self.problem.acquisition, initial=self.initial)
 

@@ -10,9 +10,9 @@ from typing import Any
 from numba import njit
 from numba.extending import register_jitable
 
-from ..fields.compiled import KERNEL, LANES, decay, f32
-from ..physics import Constants
-from ..physics.kinetics import Factors, Formulas, factors, formulas
+from ...fields.compiled import KERNEL, LANES, decay, f32
+from ...physics import Constants
+from ...physics.kinetics import Factors, Formulas, factors, formulas
 
 
 def physics_of(constants: Constants, scale: float) -> Factors:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..physics import Acquisition, Constants, delta_m, delta_m_ode, delta_m_rate
+from ...physics import Acquisition, Constants, delta_m, delta_m_ode, delta_m_rate
 
 Losses = dict[str, Tensor]
 
