@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from aslpinn.estimation.objectives import Durations, pointwise
+from aslpinn.estimation.networks.objectives import Durations, pointwise
 
 from aslpinn import Acquisition, Constants
 from aslpinn.estimation import prepare
