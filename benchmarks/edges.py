@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from aslpinn.estimation.networks.objectives import Durations, pointwise
 
 from aslpinn import Acquisition, Constants
 from aslpinn.estimation import prepare
 from aslpinn.estimation.networks.autograd import AutogradEngine
 from aslpinn.estimation.networks.compiled import CompiledEngine
 from aslpinn.estimation.networks.config import PinnOptions
+from aslpinn.estimation.networks.objectives import Durations, pointwise
 from aslpinn.estimation.networks.train import Samples, train
 from aslpinn.maps import metrics
 from aslpinn.physics import delta_m, delta_m_rate

@@ -53,10 +53,13 @@ def snapshots(
 ) -> Snapshots:
     """Train one network of preset "default" for max(epochs) epochs and keep its maps after each of `epochs`.
 
-    The last maps are those of `aslpinn.fit` with one member, the same seed and the same settings.
+    Without weight decay by level, unless settings say so; the last maps are then those of `aslpinn.fit` with one member,
+    the same seed and the same settings.
     """
     problem = prepare(series, mask, acquisition)
-    config = PRESETS["default"].changed(**{**settings, "members": 1, "epochs": max(epochs), "seed": seed})
+    config = PRESETS["default"].changed(
+        **{"level_decay": 0.0, **settings, "members": 1, "epochs": max(epochs), "seed": seed}
+    )
     samples = Samples.of(problem, voxel_size, config)
     engine = engine_of(samples, config, [config.seed * MEMBER_SEEDS])
     kept: dict[str, list[NDArray[np.float32]]] = {"cbf": [], "att": []}

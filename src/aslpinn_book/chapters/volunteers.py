@@ -42,6 +42,8 @@ METHODS: dict[str, Method] = {
             "base": 16,
             "finest": 4096,
             "att_levels": 0,
+            "level_decay": 0.0,
+            "arterial": "off",
             "epochs": 20,
             "batch": 500,
         },
