@@ -243,6 +243,8 @@ def test_template_of_a_study_file_has_every_key_and_is_read_as_the_defaults(tmp_
     assert read_study(path) == Study()
     examples = re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE)
     path.write_text(examples)
+    for name in re.findall(r'"([^"]+_dseg\.nii\.gz)"', examples):
+        (tmp_path / name).touch()
     assert read_study(path).constants == {"t1_blood": 1.65}
     assert main(["study", str(path), "--init"]) == 2
     assert "is there already" in capsys.readouterr().err

@@ -53,8 +53,8 @@ def snapshots(
 ) -> Snapshots:
     """Train one network of preset "default" for max(epochs) epochs and keep its maps after each of `epochs`.
 
-    Without weight decay by level unless settings say so; the last maps are then those of `aslpinn.fit` with one member,
-    the same seed and the same settings.
+    Without weight decay by level unless settings say so, and without arteries; the last maps are then those of
+    `aslpinn.fit` with one member, the same seed and the same settings.
     """
     problem = prepare(series, mask, acquisition)
     config = PRESETS["default"].changed(

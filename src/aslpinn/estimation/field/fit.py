@@ -17,10 +17,10 @@ function learned from the ASL data times one more field (`prior`).
 A focal region that is fed much later than its surroundings is beyond what one variance for the whole brain allows. It
 is looked for, and where the evidence is strong it gets levels of its own (`regions`).
 
-Where delays repeat, every voxel has a noise variance of its own, from the spread of its repeats and of those around it,
-and the intervals are widened by what noise that is correlated between voxels does to the field. Known limits: without
-repeats such noise is in part taken for signal and the intervals are too narrow; so they are for ATT where whole volumes
-are off by a common factor.
+Where delays repeat, the field gives every voxel a noise variance of its own, from the spread of its repeats and of
+those around it, the mixture one from those around it, and the intervals are widened by what noise that is correlated
+between voxels does to the field. Known limits: without repeats such noise is in part taken for signal and the intervals
+are too narrow; so they are for ATT where whole volumes are off by a common factor.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from ..mixture import Mixture, VoxelMixture, VoxelPrior
 from ..options import FieldOptions
 from ..problem import Problem, Request, chi2_quantile
 from ..regions import Region, RegionSearch, outside_of
-from .likelihood import FREEDOMS, Likelihood, linearize, noise_spectrum, repeat_noise, student_weights
+from .likelihood import FREEDOMS, Likelihood, linearize, noise_around, noise_spectrum, repeat_noise, student_weights
 from .prior import (
     CBF_UNIT,
     Prior,
@@ -136,6 +136,8 @@ class Brain:
         self.y = problem.signal.astype(np.float64)
         self.timing = problem.timing
         self.noise = repeat_noise(problem, request.voxel_size)
+        # For the mixture: repeats vary most where arteries pulsate, and against its own noise an artery is missed.
+        self.noise_around = noise_around(problem, request.voxel_size)
         self.noise_spectrum = (
             None if self.noise is None else noise_spectrum(problem, self.noise, self.levels, self.seed)
         )
@@ -451,8 +453,10 @@ def _passes(
     run.iterate(iterations, settled, insert=once)
     for last in (True,) if once else (False, True):
         fit = run.finish(members if last or run.found is None else max(members // 2, 1))
-        noise = np.full(len(brain.y), fit.noise_variance) if brain.noise is None else brain.noise
-        voxels = VoxelMixture(brain.timing, brain.y, noise, fit.cavity(), arterial, brain.seed)
+        one = np.full(len(brain.y), fit.noise_variance)
+        noise = one if brain.noise is None else brain.noise
+        around = one if brain.noise_around is None else brain.noise_around
+        voxels = VoxelMixture(brain.timing, brain.y, around, fit.cavity(), arterial, brain.seed)
         voxels.learn()
         mixture = voxels.result()
         arteries = mixture.artery_share > 0

@@ -99,6 +99,25 @@ def repeat_noise(problem: Problem, voxel_size: Sequence[float]) -> Doubles | Non
     A voxel's own spread has few degrees of freedom. It is averaged with that of its surroundings, which counts for as
     many degrees of freedom as the spread's variation beyond chance allows (Smyth 2004, doi:10.2202/1544-6115.1027).
     """
+    found = _spread(problem, voxel_size)
+    if found is None:
+        return None
+    squares, log, around, freedom = found
+    beyond = float(np.var(log - around)) - float(polygamma(1, freedom / 2))
+    prior = 2 * inverse_trigamma(beyond) if beyond > 0 else math.inf
+    if math.isinf(prior):
+        return np.exp(around)
+    return (prior * np.exp(around) + freedom * squares) / (prior + freedom)
+
+
+def noise_around(problem: Problem, voxel_size: Sequence[float]) -> Doubles | None:
+    """The same from a voxel's surroundings alone: what single voxels, such as pulsating arteries, do is not in it."""
+    found = _spread(problem, voxel_size)
+    return None if found is None else np.exp(found[2])
+
+
+def _spread(problem: Problem, voxel_size: Sequence[float]) -> tuple[Doubles, Doubles, Doubles, int] | None:
+    """Variance (N,) between repeats, its logarithm without bias, that smoothed, and the degrees of freedom."""
     freedom = len(problem.pair) - len(problem.counts)
     if freedom < len(problem.counts) or problem.counts.min() < 2:
         return None
@@ -107,11 +126,7 @@ def repeat_noise(problem: Problem, voxel_size: Sequence[float]) -> Doubles | Non
         return None
     log = np.log(np.maximum(squares, 1e-6 * np.median(squares))) - digamma(freedom / 2) + math.log(freedom / 2)
     around = smooth_inside(log, problem.mask, [max(NOISE_WIDTH / size, 0.5) for size in voxel_size])
-    beyond = float(np.var(log - around)) - float(polygamma(1, freedom / 2))
-    prior = 2 * inverse_trigamma(beyond) if beyond > 0 else math.inf
-    if math.isinf(prior):
-        return np.exp(around)
-    return (prior * np.exp(around) + freedom * squares) / (prior + freedom)
+    return squares, log, around, freedom
 
 
 def noise_spectrum(problem: Problem, noise: Doubles, levels: GaussianLevels, seed: int) -> Floats:
