@@ -1,7 +1,11 @@
 # make setup   a virtual environment in .venv, from requirements.lock; the only step that uses the network. Compiles the
 #              loops of the fits as well (half a minute on two cores), so that the first fit need not
 # make book    run every chapter and the virtual subjects, build the book: build/site/index.html
-#              BIDS="DIR ..." fits the subjects of BIDS data sets as well; FAST=1 takes the short settings; J=N runs N at a time
+#              BIDS="DIR ..." fits the subjects of BIDS data sets as well; REAL=1 fetches the public ones (make data) and fits
+#              their people; FAST=1 takes the short settings; J=N runs N at a time
+# make notebooks  the chapters as notebooks for Jupyter and papermill, each paired with its text: notebooks/NAME.ipynb
+# make data    fetch the public data sets into DATA=build/data, checksummed; FROM=ADDRESS takes a mirror
+# make reading write book/reading.csv: how long each page takes to read, and its lines of code
 # make test    lint, types, tests (the slow ones too), WORKERS=2 at a time; .ci/run has those that need a Slurm
 # make test-book  build the whole book in its short settings, open every page in a browser
 # make lock    write requirements.lock anew from pyproject.toml
@@ -16,11 +20,16 @@ EXTRAS := ablation,book,data,test
 BIDS ?=
 J ?= $(shell nproc 2>/dev/null || echo 2)
 OUT ?= build
+DATA ?= build/data
+FROM ?=
+REAL ?=
+# Expanded when the book is made, with the package installed.
+PUBLIC = $(shell $(BIN)/python -c "from aslpinn.data.fetch import NAMES; print(*NAMES)")
 WORKERS ?= 2
 # Chapters and subjects find the environment's own Jupyter kernel, whatever the user has installed elsewhere.
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: setup book test test-book lock picture clean
+.PHONY: setup book data notebooks reading test test-book lock picture clean
 
 setup: $(VENV)/.setup
 
@@ -32,8 +41,17 @@ $(VENV)/.setup: requirements.lock pyproject.toml
 	$(BIN)/python -m aslpinn_book.compile_loops
 	@touch $@
 
-book: setup
-	$(BIN)/aslpinn study --virtual $(foreach dir,$(BIDS),--bids "$(dir)") --out "$(OUT)" -j $(J) $(if $(FAST),--fast)
+book: setup $(if $(REAL),data)
+	$(BIN)/aslpinn study --virtual $(foreach dir,$(if $(REAL),$(PUBLIC:%=$(DATA)/%)) $(BIDS),--bids "$(dir)") --out "$(OUT)" -j $(J) $(if $(FAST),--fast)
+
+data: setup
+	$(BIN)/aslpinn fetch --to "$(DATA)" $(if $(FROM),--base-url "$(FROM)")
+
+notebooks: setup
+	$(BIN)/python -m aslpinn_book.study.paired
+
+reading: setup
+	$(BIN)/python -m aslpinn_book.study.reading
 
 test: setup
 	$(BIN)/ruff check .

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -17,6 +20,9 @@ from aslpinn.cli import main
 from aslpinn.data import fetch as module
 from aslpinn.data.fetch import fetch, registry
 from aslpinn.errors import InputError
+from aslpinn_book.study.notebooks import chapter_tasks, subject_tasks
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -158,6 +164,35 @@ def test_registry_is_whole_and_upstream_is_pinned(shared) -> None:
         assert len(source.commit) == 40
         address = module._addresses(source, None)[0]
         assert address == f"https://raw.githubusercontent.com/{source.owner}/{source.repository}/{source.commit}/"
+
+
+def make(*arguments: str) -> str:
+    """What make prints in the checkout, in the environment of these tests and without setting one up."""
+    venv = Path(sys.prefix)
+    command = ["make", "-C", str(ROOT), "--no-print-directory", "-o", str(venv / ".setup"), f"VENV={venv}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.slow
+def test_the_book_with_real_brains_fetches_them_first(server, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(module.__file__).parents[2]))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = tmp_path / "data"
+    arguments = ["REAL=1", f"DATA={data}", f"FROM={server.url}"]
+    make("data", *arguments)
+    assert {folder.name for folder in data.iterdir()} == set(module.NAMES)
+    steps = make("--dry-run", "book", *arguments).strip().splitlines()
+    fetched, study = (
+        next(k for k, line in enumerate(steps) if f"aslpinn {word}" in line) for word in ("fetch", "study")
+    )
+    assert fetched < study
+    given = [Path(word) for word in re.findall(r'--bids "([^"]+)"', steps[study])]
+    assert given == [data / name for name in module.NAMES]
+    (chapter,) = chapter_tasks(["in-vivo"], ROOT, tmp_path, {}, given)
+    assert chapter.parameters["bids"] == str(data / "oxford-mpld")  # a real brain in the chapter
+    pages = subject_tasks(given, tmp_path / "out", ROOT / "notebooks" / "subject.md", {})
+    assert {page.dataset for page in pages} == set(module.NAMES)  # and a page for everyone
+    assert "--bids" not in make("--dry-run", "book")
 
 
 def test_the_command_fetches_what_check_reads(server, tmp_path: Path, capsys, monkeypatch) -> None:

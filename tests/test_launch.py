@@ -118,9 +118,10 @@ def test_every_supported_python_is_tested_and_one_run_a_week_does_everything():
     test = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
     assert test["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
     weekly = (ROOT / ".github" / "workflows" / "weekly.yml").read_text()
-    for command in ("aslpinn fetch", "benchmarks/speed.py", "aslpinn benchmark", "make book"):
+    for command in ("make data", "benchmarks/speed.py", "aslpinn benchmark", "make book PYTHON=python REAL=1"):
         assert command in weekly
     book = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text())
+    assert any("REAL=1" in step.get("run", "") for step in book["jobs"]["build"]["steps"])  # what is published
     assert set(book["jobs"]["publish"]["needs"]) == {"test", "build"}
 
 

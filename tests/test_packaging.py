@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from aslpinn import __version__
+from aslpinn_book.study import reading
 
 ROOT = Path(__file__).resolve().parents[1]
 CONDA_NAMES = {"pytorch": "torch"}
@@ -94,7 +96,7 @@ def test_help_loads_neither_torch_nor_numba_nor_matplotlib():
     assert run.returncode == 0, run.stderr
 
 
-def test_chapters_are_text_with_parameters_and_not_too_long():
+def test_chapters_are_text_with_parameters_and_without_outputs():
     import jupytext
 
     from aslpinn_book.study.one_notebook import declared_parameters
@@ -102,12 +104,46 @@ def test_chapters_are_text_with_parameters_and_not_too_long():
     for path in sorted((ROOT / "notebooks").glob("*.md")):
         notebook = jupytext.read(path)
         assert "fast" in declared_parameters(notebook), f"{path.name} has no parameters cell with fast"
-        cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-        shown = [cell for cell in cells if not {"hide-input", "remove-cell"} & set(cell.metadata.get("tags", []))]
-        lines = [line for cell in shown for line in cell.source.splitlines() if line.strip()]
-        most = 150 if path.name == "pinn-from-nothing.md" else 100  # that one imports nothing
-        assert len(lines) <= most, f"{path.name}: {len(lines)} lines of code to read; code belongs in the core"
         assert not any(cell.get("outputs") for cell in notebook.cells)
+
+
+def test_no_page_is_too_long_and_no_chapter_shows_too_much_code():
+    for page in reading.measured(ROOT):
+        assert page.minutes <= 15, f"{page.page}: {page.minutes} minutes; expected 15 at most"
+        most = 150 if page.page == "notebooks/pinn-from-nothing" else 100  # that one imports nothing
+        assert page.code_lines <= most, f"{page.page}: {page.code_lines} lines of code; what only draws is folded"
+
+
+def test_the_stored_times_of_reading_are_those_of_the_pages():
+    with (ROOT / "book" / "reading.csv").open() as stream:
+        stored = {row["page"]: row for row in csv.DictReader(stream)}
+    found = {page.page: page for page in reading.measured(ROOT)}
+    assert set(stored) == set(found), "`make reading` writes book/reading.csv anew"
+    for name, page in found.items():
+        apart = abs(page.words - int(stored[name]["words"]))
+        assert apart <= 100 + 0.25 * page.words, f"{name} has changed: `make reading` writes book/reading.csv anew"
+
+
+def test_reading_counts_what_is_seen(tmp_path):
+    for name in ("book", "notebooks"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "_toc.yml").write_text(
+        "root: book/intro\nparts:\n- chapters:\n  - file: notebooks/one\n  - file: book/gone\n"
+    )
+    (tmp_path / "book" / "intro.md").write_text(
+        "# Two words\n\n<!-- not seen -->\n$$\nx = 1\n$$ (eq-a)\n\n[three](a.md) more {doc}`words here <there>`.\n\n"
+        "```bash\nmake book\n```\n\n````{admonition} Hint\n:class: dropdown\nnot seen\n```python\nx\n```\n````\n\n"
+        ":::{note}\nSeen $x + 1$.\n:::\n\n| a | b |\n|---|---|\n"
+    )
+    (tmp_path / "notebooks" / "one.md").write_text(
+        "---\nkernelspec: {name: python3, display_name: P, language: python}\n---\n\nOne.\n\n"
+        "```{code-cell} python\n:tags: [hide-input]\ny = 1\n```\n\n```{code-cell} python\n---\nmystnb:\n  figure:\n"
+        "    caption: Two words\n---\nx = 1\n\nx\n```\n"
+    )
+    intro, one = reading.measured(tmp_path)
+    # Two words; three more words here; the title of what is folded; Seen and a formula; a b
+    assert (intro.words, intro.code_lines) == (2 + 4 + 1 + 2 + 2, 1)
+    assert (one.words, one.minutes, one.code_lines) == (3, 0.0, 2)
 
 
 def test_no_executed_notebook_is_committed():

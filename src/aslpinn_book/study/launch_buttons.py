@@ -101,6 +101,7 @@ def as_notebook(chapter: Path, url: str | None) -> Any:
     from nbformat.v4 import new_code_cell
 
     node = jupytext.read(chapter)
+    node.metadata.pop("jupytext", None)  # its text is not the chapter's: saving it must not change the chapter
     for cell in node.cells:
         if cell.cell_type == "markdown":
             cell.source = plain(cell.source)

@@ -25,7 +25,7 @@ NOT_HASHED = {
     "aslpinn_book/files.py",
     *(f"aslpinn_book/study/{name}.py" for name in ("command", "kernels", "launch_buttons", "needs", "notebooks")),
     *(f"aslpinn_book/study/{name}.py" for name in ("one_notebook", "pages", "plan", "pool", "preloaded", "progress")),
-    *(f"aslpinn_book/study/{name}.py" for name in ("run", "site", "viewer", "virtual")),
+    *(f"aslpinn_book/study/{name}.py" for name in ("paired", "reading", "run", "site", "viewer", "virtual")),
     "aslpinn_book/chapters/widget_directive.py",
     "aslpinn_book/chapters/group.py",  # an input of the group's notebook
 }

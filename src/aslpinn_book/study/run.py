@@ -28,6 +28,7 @@ from aslpinn.estimation.estimators import PRESETS, former_default
 
 from ..files import locked, write_atomic
 from .notebooks import Task, chapter_tasks, find_project, group_task, library_versions, stem_of, subject_tasks
+from .paired import take_over
 from .plan import Study, check, read_study
 from .pool import cores, is_current, read_state, run_tasks, sweep
 from .virtual import uses_virtual, write_virtual
@@ -71,6 +72,7 @@ def run_study(plan: Study, say: Callable[[str], None] = _print, only: Sequence[s
         if find_spec(module) is None:
             raise ModuleNotFoundError(f"No module named {module!r}", name=module)
     project = project_of(plan)
+    take_over(project, say)  # what was changed in Jupyter
     out = plan.out.resolve()
     first = replace(plan, participants=(), sessions=()) if uses_virtual(plan) else plan
     known = found_subjects(first, project)  # refuses bad input before anything is written

@@ -49,6 +49,12 @@ def chapters_of(project: Path) -> list[str]:
     return [entry["file"].split("/", 1)[1] for entry in _entries(_toc(project)) if _is_chapter(entry)]
 
 
+def pages_of(project: Path) -> list[str]:
+    """Paths of the pages in _toc.yml, without extension, the first page first."""
+    toc = _toc(project)
+    return [str(toc["root"]), *(str(entry["file"]) for entry in _entries(toc))]
+
+
 def build_site(
     project: Path, out: Path, tasks: Sequence[Task], record: dict[str, Any], say: Callable[[str], None] = print
 ) -> bool:
