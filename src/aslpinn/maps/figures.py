@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..physics import Acquisition, delta_m
 from . import style as plt
-from .style import CATEGORICAL, QUANTITIES, colorbar, styled
+from .style import CATEGORICAL, QUANTITIES, Quantity, colorbar, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,11 +44,11 @@ def montage(
 ) -> Figure:
     """Slices of an (X, Y, Z) map, gray outside the mask, with one color bar.
 
-    quantity: a name of style.QUANTITIES; limits: display range, by default the quantity's, widened to the data's 95th
-    percentile where that is larger.
+    quantity: a name of style.QUANTITIES; limits: display range, by default the quantity's, widened to the percentile of
+    the data that it names where that is larger.
     """
     drawn = QUANTITIES[quantity]
-    low, high = limits or _limits(volume[mask], drawn.low, drawn.high)
+    low, high = limits or _limits(volume[mask], drawn)
     slices = chosen_slices(mask, count)
     rows, columns = np.flatnonzero(mask.any(axis=(1, 2))), np.flatnonzero(mask.any(axis=(0, 2)))
     window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
@@ -69,13 +69,12 @@ def montage(
     return figure
 
 
-def _limits(values: Float, low: float | None, high: float | None) -> tuple[float, float]:
-    top = float(np.percentile(values, 95))
-    upper = top if high is None else max(high, top)
-    if low is not None and low < 0:  # a signed quantity: zero stays in the middle
-        bound = max(-low, float(np.percentile(np.abs(values), 95)))
+def _limits(values: Float, quantity: Quantity) -> tuple[float, float]:
+    low, high = quantity.limits(values)
+    if low < 0:  # a signed quantity: zero stays in the middle
+        bound = max(-low, float(np.percentile(np.abs(values), quantity.percentile)))
         return -bound, bound
-    return (float(np.percentile(values, 2)) if low is None else low), upper
+    return low, max(high, float(np.percentile(values, quantity.percentile)))
 
 
 def example_voxels(cbf: Float, att: Float, mask: NDArray[np.bool_], count: int = 4) -> NDArray[np.intp]:

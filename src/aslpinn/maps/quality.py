@@ -121,14 +121,11 @@ def beside(subject: Subject, estimate: Estimate, found: dict[str, Any] | None = 
     if subject.motion is not None:
         from io import BytesIO
 
-        from matplotlib import rc_context
-
         from .figures import motion
 
         picture = BytesIO()
-        with rc_context({"svg.hashsalt": "aslpinn"}):  # the same bytes on every run
-            figure = motion(subject.motion.parameters, subject.motion.framewise_displacement)
-            figure.savefig(picture, format="svg", metadata={"Date": None})
+        figure = motion(subject.motion.parameters, subject.motion.framewise_displacement)
+        figure.savefig(picture, format="svg", metadata={"Date": None})
         files["_desc-motion_timeseries.svg"] = picture.getvalue()
     return files
 

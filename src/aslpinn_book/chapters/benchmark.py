@@ -148,7 +148,7 @@ def score(phantom: Phantom, estimate: Estimate) -> dict[tuple[str, str], float]:
 _FLAT = {"cbf": 5.0, "att": 0.1}  # a region that differs less from its surroundings has no contrast to be kept
 
 
-class _Moments:
+class Moments:
     """Sums over noise seeds of one method's maps of a phantom: their mean and variance in each voxel."""
 
     def __init__(self) -> None:
@@ -156,6 +156,7 @@ class _Moments:
         self.sums: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
 
     def add(self, maps: Mapping[str, NDArray[Any]]) -> None:
+        """Add one seed's maps."""
         self.count += 1
         for name, values in maps.items():
             wide = np.asarray(values, dtype=np.float64)
@@ -226,7 +227,7 @@ def run(
     done = 0
     for brain in brains:
         for tsnr in levels:
-            moments = {name: _Moments() for name in chosen}
+            moments = {name: Moments() for name in chosen}
             seconds: dict[str, list[float]] = {name: [] for name in chosen}
             for seed in repeats:
                 if brain in UNKIND:

@@ -64,21 +64,12 @@ def with_spread(maps: Mapping[str, Float], mask: NDArray[np.bool_], k: int) -> F
     """One axial slice of each map, a panel a key of QUANTITIES ("cbf", "cbf_sd", ...), each with its own color bar."""
     figure, panels = subplots(1, len(maps), figsize=(2.1 * len(maps), 2.9), squeeze=False)
     for axes, (key, values) in zip(panels[0], maps.items(), strict=True):
-        quantity = QUANTITIES[key]
-        high = quantity.high
-        if key.endswith("_sd"):  # by the map: SDs differ tenfold between noise levels
-            high = _round_up(float(np.percentile(values[mask], 99)))
+        quantity = QUANTITIES[key].ranged(values[mask])
         shown = np.rot90(np.where(mask[:, :, k], values[:, :, k], np.nan))
-        image = axes.imshow(shown, cmap=quantity.cmap, vmin=quantity.low, vmax=high)
+        image = axes.imshow(shown, cmap=quantity.cmap, vmin=quantity.low, vmax=quantity.high)
         axes.set_axis_off()
         colorbar(image, axes, quantity, location="bottom")
     return figure
-
-
-def _round_up(value: float) -> float:
-    """The next of 1, 2, 5, 10, ... times a power of ten."""
-    power = 10.0 ** np.floor(np.log10(value))
-    return float(next(step * power for step in (1, 2, 5, 10) if step * power >= value))
 
 
 @styled

@@ -56,12 +56,12 @@ def before_and_after(before: Float, after: Float, mask: NDArray[np.bool_], count
     )
 
     slices = chosen_slices(mask, count)
-    limit = 100 * float(np.percentile(np.abs(after[mask]), 99))
+    quantity = QUANTITIES["deltam"].ranged(100 * after[mask])
     figure, axes = subplots(2, len(slices), figsize=(1.7 * len(slices) + 1.0, 3.8), squeeze=False)
     for row, (name, volume) in zip(axes, (("without", before), ("with", after)), strict=True):
         for panel, k in zip(row, slices, strict=True):
             shown = np.ma.masked_array(100 * volume[..., k], ~mask[..., k])
-            image = panel.imshow(shown.T, origin="lower", cmap="PuOr_r", vmin=-limit, vmax=limit)
+            image = panel.imshow(shown.T, origin="lower", cmap=quantity.cmap, vmin=quantity.low, vmax=quantity.high)
             panel.set(xticks=[], yticks=[])
             panel.grid(False)
         row[0].set_ylabel(name)

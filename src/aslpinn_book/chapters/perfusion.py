@@ -23,8 +23,7 @@ def difference_images(
     """
     figure, axes = subplots(1, len(images) + len(differences), figsize=(1.62 * (len(images) + len(differences)), 2.5))
     whole = Quantity("image", "M0 of fluid = 1", "gray", 0.5, 1.05)
-    above = 1.2 * float(np.percentile(100 * next(iter(differences.values()))[mask], 99))
-    part = Quantity("ΔM / M0b", "%", QUANTITIES["deltam"].cmap, -above / 3, above)
+    part = QUANTITIES["deltam"].ranged(100 * next(iter(differences.values()))[mask])
     left, right = axes[: len(images)], axes[len(images) :]
     for panel, (name, values) in zip(left, images.items(), strict=True):
         first = draw_slice(panel, values, mask, k, whole)

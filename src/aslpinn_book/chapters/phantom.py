@@ -12,15 +12,6 @@ from aslpinn.maps.style import CATEGORICAL, QUANTITIES, Quantity, colorbar, styl
 from .shared import Float, Mask, axial_slices, draw_slice
 
 
-def _quantity(key: str, values: Float, mask: Mask) -> Quantity:
-    """How a map is drawn; a range that the quantity leaves open comes from the map."""
-    known = QUANTITIES.get(key, Quantity(key, "", "viridis", None, None))
-    inside = values[mask & np.isfinite(values)] if values.shape == mask.shape else values[np.isfinite(values)]
-    low = float(np.percentile(inside, 1)) if known.low is None else known.low
-    high = float(np.percentile(inside, 99)) if known.high is None else known.high
-    return Quantity(known.name, known.unit, known.cmap, low, high)
-
-
 @styled
 def parameter_maps(
     maps: Mapping[str, Float],
@@ -32,7 +23,7 @@ def parameter_maps(
     chosen = list(slices) if slices is not None else axial_slices(mask)
     figure, grid = subplots(len(maps), len(chosen), figsize=(1.55 * len(chosen) + 1.3, 1.9 * len(maps)), squeeze=False)
     for row, (key, values) in zip(grid, maps.items(), strict=True):
-        quantity = _quantity(key, values, mask)
+        quantity = QUANTITIES.get(key, Quantity(key, "", "viridis", None, None, 99.0)).ranged(values[mask])
         for axes, k in zip(row, chosen, strict=True):
             image = draw_slice(axes, values, mask, k, quantity, voxel_size)
         bar = colorbar(image, row, quantity)
@@ -65,7 +56,7 @@ def voxel_signals(
 def noise_levels(volumes: Mapping[str, Float], mask: Mask, slices: Sequence[int] | None = None) -> Figure:
     """One volume of the series at several noise levels: a row each, with one color bar in % of M0b."""
     chosen = list(slices) if slices is not None else axial_slices(mask)
-    quantity = QUANTITIES["deltam"]
+    quantity = QUANTITIES["deltam"].ranged(*(100 * values[mask] for values in volumes.values()))
     figure, grid = subplots(
         len(volumes), len(chosen), figsize=(1.55 * len(chosen) + 1.6, 1.95 * len(volumes)), squeeze=False
     )

@@ -66,6 +66,8 @@ def draw_slice(
     """One axial slice of a map, x to the right and y up: the subject's left is left where x runs to the right."""
     from matplotlib import colormaps
 
+    if quantity.low is None or quantity.high is None:
+        quantity = quantity.ranged(values[mask])
     x, y = _frame(mask)
     # Outside the brain nothing is drawn: there a zero would look like a measurement.
     shown = np.where(mask[x, y, k], values[x, y, k], np.nan)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -86,20 +85,11 @@ def lag_correlation(errors: Float, mask: Mask, steps: int, axis: int = 0) -> NDA
     return np.array(found)
 
 
-def _wide_enough(quantity: Quantity, shown: Sequence[Float]) -> Quantity:
-    """An SD's range up to the largest 90th percentile of what is shown; other quantities as they are."""
-    if not quantity.name.startswith("SD"):
-        return quantity
-    return replace(quantity, high=float(max(np.percentile(values, 90) for values in shown)))
-
-
 @styled
 def sd_maps(rows: Mapping[str, Mapping[str, Float]], mask: Mask, k: int) -> Figure:
     """One axial slice: a row an estimator, a column a key of QUANTITIES ("cbf", "cbf_sd", "att", "att_sd")."""
     keys = list(next(iter(rows.values())))
-    drawn = {
-        key: _wide_enough(QUANTITIES[key], [maps[key][..., k][mask[..., k]] for maps in rows.values()]) for key in keys
-    }
+    drawn = {key: QUANTITIES[key].ranged(*(maps[key][mask] for maps in rows.values())) for key in keys}
     figure, grid = subplots(len(rows), len(keys), figsize=(2.1 * len(keys), 2.5 * len(rows) + 0.6), squeeze=False)
     for row, (name, maps) in zip(grid, rows.items(), strict=True):
         images = [draw_slice(axes, maps[key], mask, k, drawn[key]) for axes, key in zip(row, keys, strict=True)]

@@ -109,10 +109,9 @@ def _wide_enough(maps: Sequence[tuple[Path, NDArray[np.bool_]]]) -> dict[str, Qu
     for path, inside in maps:
         key, _, factor = SHOWN[_ending(path.name)]
         quantity = found.setdefault(key, QUANTITIES[key])
-        assert quantity.high is not None
         values = np.asarray(nib.Nifti1Image.from_filename(path).dataobj, dtype=float)[inside] * factor
         top = float(np.nanpercentile(values, 95)) if np.isfinite(values).any() else 0.0
-        found[key] = replace(quantity, high=max(quantity.high, float(f"{top:.2g}")))
+        found[key] = replace(quantity, high=max(quantity.high or 1e-3, float(f"{top:.2g}")))
     return found
 
 
