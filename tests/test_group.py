@@ -211,7 +211,7 @@ def test_the_group_notebook_reads_without_a_study(tmp_path):
     state = execute(ROOT / "notebooks" / "group.md", tmp_path / "group.ipynb", {"fast": True}, tmp_path)
     assert state["error"] is None
     text = (tmp_path / "group.ipynb").read_text()
-    assert text.count('"image/png"') >= 2
+    assert text.count('"image/svg+xml"') >= 2
     assert "none failed" in text
 
 
