@@ -98,7 +98,7 @@ def step_rows(
     case: str, steps: Steps, threads: int, rounds: int, names: tuple[str, ...] | None = None
 ) -> Iterator[Row]:
     """Rows of `Steps.seconds` with so many threads."""
-    from aslpinn.fields import set_threads
+    from aslpinn.threads import set_threads
 
     set_threads(threads)
     shape = {"voxels": steps.config.batch, "delays": steps.samples.signal.shape[1], "levels": steps.config.levels}

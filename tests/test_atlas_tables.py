@@ -13,7 +13,7 @@ import pytest
 from aslpinn import InputError, fit, load_subject, simulate
 from aslpinn.cli import main
 from aslpinn.data import Subject, write_phantom
-from aslpinn.data.labels import MNI, atlas_name, read_atlases, transformed
+from aslpinn.data.atlases import MNI, atlas_name, read_atlases, transformed
 from aslpinn.maps.regions import sd_of_mean, tissue_parcellation
 
 

@@ -13,10 +13,10 @@ from scipy.ndimage import gaussian_filter
 from aslpinn import Acquisition, fit, simulate
 from aslpinn.data.anatomy import build_anatomy
 from aslpinn.errors import InputError
-from aslpinn.estimation.pointwise_without_network import match_slope
 from aslpinn.fields import MultiresHashEncoding, Siren
 from aslpinn.maps import metrics
 from aslpinn_book.chapters import uncertainty
+from aslpinn_book.chapters.losses import match_slope
 from aslpinn_book.study.pages import labels_of, without_links
 
 VOXEL = (9.0, 9.0, 9.0)

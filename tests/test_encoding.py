@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aslpinn.errors import InputError
-from aslpinn.fields import MultiresHashEncoding, set_threads
-from aslpinn.fields.threads import workers
+from aslpinn.fields import MultiresHashEncoding
+from aslpinn.threads import set_threads, workers
 
 PAPER = {"levels": 16, "features": 2, "log2_table": 15, "base": 16, "finest": 4096}
 CONFIGS = {

@@ -19,10 +19,9 @@ from aslpinn.estimation.networks.config import PRESETS, PinnOptions
 from aslpinn.estimation.networks.fit import engine_of
 from aslpinn.estimation.networks.train import Samples, train
 from aslpinn.estimation.problem import prepare
-from aslpinn.fields import set_threads
 from aslpinn.fields.compiled import adamw, decay, rates_of, sincos
-from aslpinn.fields.threads import workers
 from aslpinn.physics import Constants, delta_m
+from aslpinn.threads import set_threads, workers
 
 SHORTENING = np.array([0.890, 0.575, 0.426, 0.338, 0.280, 0.240, 0.209, 0.186, 0.167, 0.151, 0.139])
 fit = partial(aslpinn.fit, voxel_size=(1.0, 1.0, 1.0))

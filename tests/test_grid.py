@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aslpinn import Acquisition, InputError, fit
-from aslpinn.estimation.grid import fit_grid
 from aslpinn.estimation.problem import Request, prepare
+from aslpinn.estimation.voxelwise import fit_grid
 from aslpinn.physics import delta_m
 
 EQUAL = Acquisition(np.full(11, 0.327), 0.049 + 0.327 * np.arange(10, -1, -1))

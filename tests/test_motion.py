@@ -237,7 +237,7 @@ def test_perfusion_survives_three_millimeters_and_degrees(shared, order: int) ->
 
 
 def test_a_registration_that_fails_says_what_and_why():
-    from aslpinn.data import registration
+    from aslpinn.data.rigid import run_registration
     from aslpinn.errors import InputError
 
     sitk = pytest.importorskip("SimpleITK")
@@ -248,4 +248,4 @@ def test_a_registration_that_fails_says_what_and_why():
     apart = sitk.Image(8, 8, 8, sitk.sitkFloat32), sitk.Image(8, 8, 8, sitk.sitkFloat32)
     apart[1].SetOrigin((1000.0, 0.0, 0.0))
     with pytest.raises(InputError, match=r"M0 cannot be registered \(.+\)"):
-        registration.run(method, *apart, "M0 cannot be registered")
+        run_registration(method, *apart, "M0 cannot be registered")

@@ -91,7 +91,7 @@ def test_one_wild_volume_moves_soft_l1_less_than_least_squares(rng):
     cbf, _, mask, series = brain(MULTI_PLD, rng, (6, 6, 4), 3e-4)
     series[..., 4] += 0.01  # a motion spike of thirty noise SDs in one repeat
     robust = fit(series, mask, MULTI_PLD, estimator="nlls")
-    from aslpinn.estimation.grid import grid_search
+    from aslpinn.estimation.voxelwise import grid_search
 
     p = prepare(series, mask, MULTI_PLD)
     plain, _ = grid_search(p.signal, p.pld, p.tau, p.counts, p.acquisition)

@@ -9,8 +9,8 @@ from scipy.interpolate import CubicSpline, PchipInterpolator
 
 from aslpinn import Acquisition
 from aslpinn.estimation.networks.objectives import Durations, closed_form, increments, pointwise
-from aslpinn.estimation.pointwise_without_network import match_slope
 from aslpinn.physics import delta_m, delta_m_rate
+from aslpinn_book.chapters.losses import match_slope
 
 SHORTENING = np.array([0.890, 0.575, 0.426, 0.338, 0.280, 0.240, 0.209, 0.186, 0.167, 0.151, 0.139])
 EQUAL = Acquisition(np.full(11, 3.6 / 11), 0.049 + 3.6 / 11 * np.arange(10, -1, -1))

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 jupytext = pytest.importorskip("jupytext")
 
 from aslpinn import fields, physics  # noqa: E402
-from aslpinn.fields.grids import PRIMES  # noqa: E402
+from aslpinn.fields.arrays import PRIMES  # noqa: E402
 
 CHAPTER = Path(__file__).resolve().parents[1] / "notebooks" / "pinn-from-nothing.md"
 TAU = 0.33

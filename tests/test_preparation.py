@@ -13,7 +13,7 @@ from test_motion import moved
 from aslpinn import Acquisition, InputError, fit, load_subject, simulate
 from aslpinn.cli import main
 from aslpinn.data import write_phantom
-from aslpinn.data.calibration import reference_region, smooth_inside
+from aslpinn.data.calibration import reference_region, smooth_m0
 from aslpinn.data.outliers import find_outliers
 from aslpinn.physics import Constants
 
@@ -145,8 +145,8 @@ def test_smoothing_m0_keeps_its_level_up_to_the_edge_of_the_mask() -> None:
     mask[4:16, 4:16, 2:8] = True
     m0 = np.where(mask, 500.0, 0.0).astype(np.float32)
     noisy = np.where(mask, m0 + np.random.default_rng(0).normal(0, 50, m0.shape), 0).astype(np.float32)
-    np.testing.assert_allclose(smooth_inside(m0, mask, 6.0, (3.0, 3.0, 5.0))[mask], 500, rtol=1e-5)
-    smooth = smooth_inside(noisy, mask, 6.0, (3.0, 3.0, 5.0))
+    np.testing.assert_allclose(smooth_m0(m0, mask, 6.0, (3.0, 3.0, 5.0))[mask], 500, rtol=1e-5)
+    smooth = smooth_m0(noisy, mask, 6.0, (3.0, 3.0, 5.0))
     assert smooth[mask].std() < 0.5 * noisy[mask].std()
     assert not smooth[~mask].any()
 

@@ -20,8 +20,8 @@ from small import AFFINE, ATT, CBF, DELAYS, M0, SHAPE, Series, brain, put
 
 from aslpinn import InputError, fit, load_subject
 from aslpinn.cli import main
+from aslpinn.data.calibration import M0Source, read_m0
 from aslpinn.data.derivatives import commit, staging
-from aslpinn.data.m0 import M0Source, read_m0
 from aslpinn.data.nifti import read_image
 from aslpinn.physics import Acquisition, Constants, delta_m, hadamard
 

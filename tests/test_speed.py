@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import aslpinn
-from aslpinn.cli import ProgressReport
+from aslpinn.progress import ProgressReport
 from aslpinn.errors import InputError
 from aslpinn_book.chapters import speed
 

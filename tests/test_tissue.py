@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from aslpinn.data.atlas import estimate_tissue
+from aslpinn.data.icbm_tissue import estimate_tissue
 from aslpinn.data.outliers import find_outliers, outliers_line
 from aslpinn.errors import InputError
 

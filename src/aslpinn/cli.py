@@ -16,13 +16,12 @@ from typing import Any, NoReturn
 
 from .errors import FitError, InputError, Problems
 from .parser import OF_ESTIMATORS, parser
+from .progress import ProgressReport, say
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 #: Modules that not every installation has, and the extra of this package that brings each.
 EXTRAS = {"pooch": "data", "dcm2niix": "data", "SimpleITK": "data", "optuna": "ablation"}
 EXTRAS |= dict.fromkeys(("yaml", "jupytext", "nbformat", "papermill", "jupyter_book"), "book")
-
-Progress = Callable[[int, int, str], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -132,9 +131,9 @@ def _stop(message: str, code: int, debug: bool) -> int:
     if debug:
         import traceback
 
-        _say(traceback.format_exc())
+        say(traceback.format_exc())
     lines = [line for line in message.splitlines() if line.strip()][:3]
-    _say("aslpinn: " + "\n".join(lines))
+    say("aslpinn: " + "\n".join(lines))
     return code
 
 
@@ -163,7 +162,7 @@ def _fit(arguments: argparse.Namespace) -> int:
     preset = arguments.preset
     options_for(arguments.estimator or DEFAULT, preset, **given)  # refused now, not after the data are read
     if told := former_default(arguments.estimator, preset, given):
-        _say(f"note: {told}")
+        say(f"note: {told}")
     constants = _constants(arguments.constant) | _dispersion(arguments.dispersion)
     require_outside_raw(arguments.out, arguments.asl)
     with ProgressReport() as progress:
@@ -176,7 +175,7 @@ def _fit(arguments: argparse.Namespace) -> int:
         check_choice(arguments.pvc, subject.tissue)  # refused now, not after the fit
     atlases = []
     if arguments.atlas:
-        from .data.labels import read_atlases
+        from .data.atlases import read_atlases
 
         atlases = read_atlases(arguments.atlas, subject, arguments.transform)
         subject.provenance["inputs"]["atlases"] = [file for atlas in atlases for file in atlas.files]
@@ -185,10 +184,10 @@ def _fit(arguments: argparse.Namespace) -> int:
     distinct, _ = subject.acquisition.distinct
     estimator = estimator_for(len(distinct), arguments.estimator)
     delays = "1 delay" if len(distinct) == 1 else f"{len(distinct)} delays"
-    _say(f"{subject.name}: {subject.mask.sum()} voxels, {subject.series.shape[3]} volumes, {delays}")
+    say(f"{subject.name}: {subject.mask.sum()} voxels, {subject.series.shape[3]} volumes, {delays}")
     for line in [*subject.provenance["steps"], *(f"note: {note}" for note in subject.provenance["notes"])]:
-        _say(f"  {line}")
-    _say(f"fit: {estimator}")
+        say(f"  {line}")
+    say(f"fit: {estimator}")
     begun = time.perf_counter()
     with ProgressReport() as progress:
         estimate = fit(
@@ -214,8 +213,8 @@ def _fit(arguments: argparse.Namespace) -> int:
     inside = subject.mask
     unit = "(relative)" if subject.relative else "ml/100g/min"
     att = f"ATT {_median(estimate.att[inside]):.2f} s" if estimate.att is not None else "no ATT (one delay)"
-    _say(f"median in the mask: CBF {_median(estimate.cbf[inside]):.1f} {unit}, {att}")
-    _say(qc.line(found))
+    say(f"median in the mask: CBF {_median(estimate.cbf[inside]):.1f} {unit}, {att}")
+    say(qc.line(found))
     _print(f"{len(written)} maps in {written[0].parent} ({time.perf_counter() - begun:.1f} s)")
     return DONE
 
@@ -317,62 +316,6 @@ def _print(text: object) -> None:
         raise OSError(error.errno, error.strerror, "standard output") from error
 
 
-def _say(line: str) -> None:
-    """A line on stderr, where it can be written: what is lost there is no reason to stop."""
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except (OSError, ValueError):  # a full disk, a closed terminal
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (the interpreter flushes it at its end)
-
-
-class ProgressReport:
-    """Progress of a fit on stderr: a bar with the time left on a terminal, a line at each tenth elsewhere."""
-
-    def __init__(self) -> None:
-        self.bar: Any = None
-        self.tenth = -1
-        self.begun = time.perf_counter()
-        self.told = False  # how long it will take
-
-    def __enter__(self) -> ProgressReport:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def __call__(self, done: int, total: int, message: str = "") -> None:
-        """Show that `done` of `total` steps are done."""
-        if not sys.stderr.isatty():
-            tenth, left = 10 * done // max(total, 1), self._left(done, total)
-            if tenth > self.tenth or (left and not self.told):  # the time left is said once the first step is done
-                _say(f"  {100 * done // max(total, 1):3d} % {message}{left}")
-                self.told = self.told or bool(left)
-            self.tenth = tenth
-            return
-        if self.bar is None or self.bar.total != total:
-            from tqdm import tqdm
-
-            if self.bar is not None:
-                self.bar.close()
-            self.bar = tqdm(total=total, file=sys.stderr, leave=False)
-        self.bar.set_description_str(message, refresh=False)
-        self.bar.update(done - self.bar.n)
-
-    def _left(self, done: int, total: int) -> str:
-        """Time left in words, where it is long enough to be told and a step is done to tell it from."""
-        passed = time.perf_counter() - self.begun
-        left = passed * (total - done) / max(done, 1)
-        return f", about {in_words(left)} left" if done and passed > 2 and left > 5 else ""
-
-
-def in_words(seconds: float) -> str:
-    """A duration as one says it: 8 s, 3 min, 2.5 h."""
-    if seconds < 100:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def _simulate(arguments: argparse.Namespace) -> int:
     from .data import simulate, write_phantom
     from .data.derivatives import require_new
@@ -405,7 +348,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
         seeds=range(arguments.seeds) if arguments.seeds else None,
         phantoms=arguments.phantom or None,
         quick=arguments.quick,
-        progress=lambda done, total, message: _say(f"{done}/{total} {message}"),
+        progress=lambda done, total, message: say(f"{done}/{total} {message}"),
     )
     for name in benchmark_tables.phantoms_in(rows):
         _print(benchmark_tables.table(rows, phantom=name) + "\n")

@@ -25,7 +25,7 @@ import numpy as np
 from .. import __version__
 from ..errors import InputError
 from ..physics.constants import Constants
-from .motion import COLUMNS, Motion, write_tsv
+from .motion import COLUMNS, Motion, table
 from .series import Subject
 from .sidecar import dataset_root, read_json, shorten
 
@@ -118,7 +118,7 @@ _BESIDE = (
 
 def write_motion(motion: Motion, folder: Path, name: str) -> list[str]:
     """Motion parameters as TSV with a JSON that says what they are; returns the two names."""
-    write_tsv(motion, folder / f"{name}_desc-motion_timeseries.tsv")
+    (folder / f"{name}_desc-motion_timeseries.tsv").write_text(table(motion), encoding="utf-8")
     about = {
         column: {"Description": f"{kind} along {axis}", "Units": unit}
         for columns, kind, unit in ((COLUMNS[:3], "Translation", "mm"), (COLUMNS[3:6], "Rotation", "deg"))

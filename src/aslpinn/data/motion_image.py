@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from ..errors import InputError
+from ..threads import together
 from .rigid import Grid, Rigid, coefficients, gradients, jacobian, sample, small, solve
 
 Float = NDArray[np.float64]
@@ -59,14 +58,6 @@ def thinned(mask: Mask, count: int) -> Mask:
     thin = np.zeros(mask.size, dtype=bool)
     thin[chosen[:: max(1, chosen.size // count)]] = True
     return thin.reshape(mask.shape)
-
-
-def together(task: Callable[[Any], Any], items: Sequence[Any], threads: int) -> list[Any]:
-    """The results of a task for each item, in order; the kernels leave Python's lock, so threads help."""
-    if threads < 2 or len(items) < 2:
-        return [task(item) for item in items]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(task, items))
 
 
 def plain(grid: Grid, volume: Float, transform: Rigid) -> NDArray[np.float32]:

@@ -15,8 +15,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
+from ..physics import Acquisition
 
 Float = NDArray[np.float64]
+Volume = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
 #: Fewest repeats of a delay from which a median says what is usual.
 FEWEST = 4
@@ -144,3 +147,35 @@ def _outlying(score: Float) -> NDArray[np.bool_]:
     spread = max(1.4826 * float(np.median(np.abs(judged - middle))), 1e-3)
     filled = np.nan_to_num(score, nan=0.0, posinf=np.inf)
     return np.asarray(((filled - middle) / spread > LIMIT) & (filled > RATIO))
+
+
+def shrink_outliers(
+    series: Volume, mask: Mask, acquisition: Acquisition, steps: list[str]
+) -> tuple[Volume, dict[str, Any]]:
+    """The series with outlying volumes and slices shrunk towards the mean of their delay's other repeats.
+
+    An outlier of weight w becomes w times itself plus 1 - w times that mean, so that the mean of its delay is close
+    to a weighted one, every volume stays in place, and every estimator sees the weights. Returns also the record.
+    """
+    _, condition = acquisition.distinct
+    axis = acquisition.slice_axis
+    found = find_outliers(series, mask, condition, axis)
+    report = found.provenance()
+    report["Treatment"] = "shrunk towards the mean of the other repeats by weight (usual RMS / its RMS)^2"
+    if not found.volumes and not found.slices:
+        return series, report
+    weights = np.minimum(found.slice_weights, found.weights[:, None])
+    out = series.copy()
+    for volume in np.flatnonzero((weights < 1).any(axis=1)):
+        repeats = np.flatnonzero((condition == condition[volume]) & (np.arange(condition.size) != volume))
+        for index in np.flatnonzero(weights[volume] < 1):
+            at = (slice(None),) * axis + (index,)
+            w = weights[repeats, index].astype(np.float32)
+            others = (series[at][..., repeats] @ w) / w.sum()
+            share = np.float32(weights[volume, index])
+            out[at][..., volume] = share * series[at][..., volume] + (1 - share) * others
+    steps.append(
+        f"outliers: {len(found.volumes)} of {condition.size} delta-M volumes and {len(found.slices)} single slices "
+        "weighted down"
+    )
+    return out, report

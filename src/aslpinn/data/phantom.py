@@ -10,9 +10,8 @@ from scipy import ndimage
 
 from ..errors import InputError
 from ..physics import Acquisition, Constants, arterial, delta_m
-from .anatomy import TERRITORIES, Anatomy, build_anatomy, smooth_field
+from .anatomy import TERRITORIES, Anatomy, Volunteer, build_anatomy, get_volunteer, smooth_field
 from .protocols import Protocol, get_protocol
-from .volunteers import Volunteer, get_volunteer
 
 Float = NDArray[np.float32]
 

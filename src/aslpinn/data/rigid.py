@@ -6,15 +6,14 @@ world mm, c the center of the grid.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..errors import InputError
-from . import registration
-from .sampling import cubic, linear
+from .interpolation import cubic, linear
 
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -227,5 +226,20 @@ def register_by_information(grid: Grid, reference: Float, volume: Float, threads
     transform = sitk.Euler3DTransform()
     method.SetInitialTransform(transform, inPlace=True)
     images = image(np.asarray(reference)), image(np.asarray(volume))
-    registration.run(method, *images, "motion correction: M0 and the series cannot be registered")
+    run_registration(method, *images, "motion correction: M0 and the series cannot be registered")
     return Rigid(np.array(transform.GetMatrix()).reshape(3, 3), np.array(transform.GetTranslation()))
+
+
+def run_registration(method: Any, fixed: Any, moving: Any, what: str) -> None:
+    """Run a SimpleITK registration method on two of its images; its transform is changed in place.
+
+    Raises
+    ------
+    InputError
+        Where it fails, as for a mask of a handful of voxels: `what`, with SimpleITK's reason.
+    """
+    try:
+        method.Execute(fixed, moving)
+    except RuntimeError as error:
+        said = (str(error).strip().splitlines() or [""])[-1][:100]
+        raise InputError(f"{what} ({said})") from error

@@ -17,16 +17,16 @@ from ..physics.acquisition import Acquisition
 from ..physics.constants import Constants
 from .blood import Blood, find_blood
 from .brain_mask import brain_mask
-from .calibration import Calibration, calibrate, reference_region, smooth_inside
+from .calibration import M0, Calibration, M0Source, calibrate, find_source, read_m0, reference_region, smooth_m0
 from .kinetics_check import check_kinetics, check_sign, exchanged, mean_perfusion
-from .m0 import M0, M0Source, find_source, read_m0
 from .motion import Motion
+from .motion_need import correct_motion
 from .nifti import Image, read_header, read_image, require_same_grid
-from .preparation import correct_motion, shrink_outliers, tissue_maps
+from .outliers import shrink_outliers
+from .plausibility import check_scale, check_values
 from .readout import check_readout, check_repetition, read_crushing, read_slice_timing, read_suppression
 from .sidecar import Sidecar, read_context, read_sidecar, shorten, split_name
-from .tissue import find_tissue
-from .values import check_scale, check_values
+from .tissue import find_tissue, tissue_maps
 from .volumes import Layout, check_labeling, read_layout
 
 Volume = NDArray[np.float32]
@@ -230,7 +230,7 @@ def load_subject(
     constants : dict, optional
         Constants by name that replace the defaults and the sidecar's.
     motion : str
-        "auto": rigid motion of raw volumes is corrected where there is need (`preparation`); "on"; "off".
+        "auto": rigid motion of raw volumes is corrected where there is need (`motion_need`); "on"; "off".
     outliers : bool
         Weigh down outlying volumes and slices: they are shrunk towards the mean of their delay's other repeats.
     calibration : str
@@ -380,7 +380,7 @@ def _calibrated(
         return Calibration(tissue_m0, np.where(inside, region.m0b, 0).astype(np.float32), 0)
     data = m0.data
     if fwhm > 0:
-        data = smooth_inside(data, inside, fwhm, image.voxel_size)
+        data = smooth_m0(data, inside, fwhm, image.voxel_size)
         steps.append(f"M0 smoothed inside the mask by {fwhm:g} mm (Gaussian, FWHM)")
     calibration = calibrate(data, inside, ratio, m0.relaxation)
     steps.append(f"M0b = M0 / lambda, voxel by voxel (lambda {ratio:g} ml/g)")

@@ -1,9 +1,10 @@
-"""Tissue maps that other tools made, found by their BIDS names and brought onto the grid of the series."""
+"""Tissue maps: those that other tools made, found by their BIDS names and brought onto the grid of the series."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,31 @@ def find_tissue(
             f"{100 * FITS:.0f} % or more (maps on the grid of the series are taken as they are)"
         )
     return None
+
+
+def tissue_maps(
+    choice: str,
+    found: tuple[dict[str, Volume], str] | None,
+    m0: Volume,
+    mask: NDArray[np.bool_],
+    affine: Any,
+    notes: list[str],
+) -> tuple[dict[str, Volume] | None, dict[str, Any]]:
+    """Tissue maps that were found; else, with choice "estimate", those of the ICBM atlas registered to M0."""
+    if choice not in ("given", "estimate"):
+        raise InputError(f"tissue is {choice!r}; expected given or estimate")
+    if found is not None:
+        return found[0], {"Source": found[1], "OfSubject": True}
+    if choice == "given":
+        return None, {"Source": "none found", "OfSubject": False}
+    from .icbm_tissue import estimate_tissue
+
+    try:
+        made = estimate_tissue(m0, mask, affine)
+    except InputError as error:
+        notes.append(str(error))
+        return None, {"Source": "none found; the atlas could not be registered", "OfSubject": False}
+    return {"gm": made.gm, "wm": made.wm}, made.provenance() | {"OfSubject": False}
 
 
 def find_derivative(path: Path, folder: str, ending: str) -> Path | None:

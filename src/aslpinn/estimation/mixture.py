@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..fields.threads import over_voxels
 from ..physics import ATT_BOUNDS
+from ..threads import over_voxels
 from .mixture_kernels import explain_voxels
 from .problem import Timing, chi2_quantile
 

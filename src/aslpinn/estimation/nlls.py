@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..fields.threads import over_voxels
 from ..physics import ATT_BOUNDS, CBF_BOUNDS, Acquisition, delta_m
 from ..physics.kinetics import factors
+from ..threads import over_voxels
 from .estimate import Estimate
-from .grid import fit_grid, gauss_newton_sd, grid_search
 from .options import NllsOptions
 from .problem import Floats, Problem, Request
+from .voxelwise import fit_grid, gauss_newton_sd, grid_search
 
 LOW = (CBF_BOUNDS[0], ATT_BOUNDS[0])
 HIGH = (CBF_BOUNDS[1], ATT_BOUNDS[1])
@@ -58,7 +58,7 @@ def start_from_grid(
 def fit_nlls(problem: Problem, request: Request, options: NllsOptions) -> Estimate:
     """Regularized robust least squares in every voxel by itself.
 
-    With dispersion (`Constants.dispersion_sharpness`) it is the plain least squares of `grid.fit_grid` instead.
+    With dispersion (`Constants.dispersion_sharpness`) it is the plain least squares of `voxelwise.fit_grid` instead.
     """
     att_penalty, grid_step = options.att_penalty, options.grid_step
     from . import nlls_kernels as kernels

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, correlate1d, gaussian_filter, label
 from scipy.special import expit
 
-from ..fields.threads import over_voxels
 from ..physics import ATT_BOUNDS
+from ..threads import over_voxels
 from .kinetic_kernels import inflow, stored
 from .problem import Timing
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..smoothing import own_weight, smooth_inside
 from .estimate import Estimate
-from .grid import fit_grid, grid_search
 from .options import SmoothedOptions
 from .problem import Floats, Problem, Request
+from .voxelwise import fit_grid, grid_search
 
 #: Standard deviations in mm among which leave-one-delay-out chooses.
 KERNELS = (0.0, 1.2, 1.8, 2.4, 3.0, 3.6, 4.2, 5.0, 6.0)

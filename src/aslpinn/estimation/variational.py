@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from scipy.special import digamma
 
 from ..errors import FitError, InputError
-from ..fields.threads import over_voxels
 from ..physics import CBF_PER_FLOW
+from ..threads import over_voxels
 from .estimate import Estimate
 from .options import SvbOptions, VbOptions
 from .problem import Problem, Request

@@ -6,15 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
-    "ENGINES": "grids",
+    "ENGINES": "arrays",
     "HashIndex": "encoding",
-    "Level": "grids",
+    "Level": "arrays",
     "MultiresHashEncoding": "encoding",
     "ParameterField": "networks",
     "SignalField": "networks",
     "Siren": "networks",
-    "grid_levels": "grids",
-    "set_threads": "threads",
+    "grid_levels": "arrays",
 }
 
 __all__ = [
@@ -26,14 +25,12 @@ __all__ = [
     "SignalField",
     "Siren",
     "grid_levels",
-    "set_threads",
 ]
 
 if TYPE_CHECKING:
+    from .arrays import ENGINES, Level, grid_levels
     from .encoding import HashIndex, MultiresHashEncoding
-    from .grids import ENGINES, Level, grid_levels
     from .networks import ParameterField, SignalField, Siren
-    from .threads import set_threads
 
 
 def __getattr__(name: str) -> Any:

@@ -1,15 +1,126 @@
-"""Encodings and networks as NumPy arrays: what every engine starts from, and their values without PyTorch."""
+"""Encodings and networks as NumPy arrays: the grids (Müller et al. 2022), starts and values, without PyTorch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .grids import Floats, Level, Seed, check_settings, corners, grid_levels, siren_start, table_start
+from ..errors import InputError
+
+Floats = NDArray[np.float32]
+Seed = int | np.random.Generator
+
+ENGINES = ("torch", "tinycudann")
+PRIMES = (1, 2654435761, 805459861)  # Müller et al. 2022, section 3; Teschner et al. 2003
+INIT = 1e-4  # half width of the uniform distribution that tables start from, Müller et al. 2022, section 4
+
+
+@dataclass(frozen=True)
+class Level:
+    """One grid of the encoding: its rows are `offset` to `offset + rows - 1` of the table."""
+
+    scale: float
+    resolution: int
+    rows: int
+    offset: int
+    dense: bool
+
+
+def grid_levels(levels: int, log2_table: int, base: int, finest: int) -> tuple[Level, ...]:
+    """Return scale, resolution and table rows of every level.
+
+    scale = base * b^l - 1 with b = exp(ln(finest / base) / (levels - 1)); resolution = ceil(scale) + 1; rows =
+    resolution^3 rounded up to a multiple of 8, at most 2^log2_table. With one level only `base` counts. Scales are
+    float64; tiny-cuda-nn computes them in float32. Source: Müller et al. 2022, equations 2 and 3, and tiny-cuda-nn.
+    """
+    growth = math.exp(math.log(finest / base) / (levels - 1)) if levels > 1 else 1.0
+    made: list[Level] = []
+    offset = 0
+    for number in range(levels):
+        scale = base * growth**number - 1.0
+        resolution = math.ceil(scale) + 1
+        rows = min(-(-(resolution**3) // 8) * 8, 2**log2_table)
+        made.append(Level(scale, resolution, rows, offset, resolution**3 <= rows))
+        offset += rows
+    return tuple(made)
+
+
+def check_settings(levels: int, features: int, log2_table: int, base: int, finest: int, engine: str) -> None:
+    """Raise InputError where the settings define no encoding."""
+    limits = {"levels": (levels, 1, 64), "features": (features, 1, 64), "log2_table": (log2_table, 3, 26)}
+    limits |= {"base": (base, 1, 2**20), "finest": (finest, 1, 2**20)}
+    for name, (value, low, high) in limits.items():
+        if not low <= value <= high or value != int(value):
+            raise InputError(f"{name}: found {value}, expected an integer from {low} to {high}")
+    if levels > 1 and finest < base:
+        raise InputError(f"finest: found {finest}, expected at least base, which is {base}")
+    if engine not in ENGINES:
+        raise InputError(f"engine: found {engine!r}, expected one of {', '.join(ENGINES)}")
+
+
+def corners(x: Any, level: Level, xp: Any) -> tuple[Any, Any]:
+    """Return table rows (N, 8) int64 and trilinear weights (N, 8) float64 of points x (N, 3) float64 on one level.
+
+    xp is NumPy or torch, whichever x belongs to. In float32 a position at scale 4095 would be off by up to 1.2e-4 of a
+    cell.
+    """
+    position = x * level.scale + 0.5
+    lower = xp.floor(position.detach() if hasattr(position, "detach") else position)
+    fraction, lower = position - lower, xp.asarray(lower, dtype=xp.int64)
+    sides = [(lower[:, axis], lower[:, axis] + 1) for axis in range(3)]
+    shares = [(1.0 - fraction[:, axis], fraction[:, axis]) for axis in range(3)]
+    rows, weights = [], []
+    for k in range(8):
+        i, j, l = (sides[axis][k >> axis & 1] for axis in range(3))  # noqa: E741
+        if level.dense:
+            # the last vertex of an axis may lie one past the grid; as in tiny-cuda-nn it runs into the next line
+            row = i + j * level.resolution + l * level.resolution**2
+        else:
+            row = (i * PRIMES[0] ^ j * PRIMES[1] ^ l * PRIMES[2]) & 0xFFFFFFFF
+        rows.append(row % level.rows + level.offset)
+        a, b, c = (shares[axis][k >> axis & 1] for axis in range(3))
+        weights.append(a * b * c)
+    return xp.stack(rows, 1), xp.stack(weights, 1)
+
+
+def decay_rates(levels: Sequence[Level], strength: float) -> NDArray[np.float64]:
+    """Weight decay of each level's rows beside AdamW's own: strength times (resolution / 8)^1.5.
+
+    Rows that decay the faster the finer their grid are a prior of finite smoothness: what a step of a given size costs
+    grows with its spatial frequency.
+    """
+    return strength * (np.array([level.resolution for level in levels]) / 8) ** 1.5
+
+
+def table_start(seed: Seed, rows: int, features: int) -> Floats:
+    """Return a table (rows, features) uniform in -INIT to INIT."""
+    return _uniform(np.random.default_rng(seed), (rows, features), INIT)
+
+
+def siren_start(
+    seed: Seed, widths: Sequence[int], activation: str, omega_hidden: float
+) -> tuple[list[Floats], list[Floats]]:
+    """Return random weights (outputs, inputs) and biases (outputs,) of the layers between `widths` (see `Siren`).
+
+    For "relu" weights start in +-sqrt(6/n) (He et al. 2015).
+    """
+    rng = np.random.default_rng(seed)
+    weights, biases = [], []
+    for number, (before, after) in enumerate(pairwise(widths)):
+        bound = 1.0 / before if number == 0 else math.sqrt(6.0 / before) / omega_hidden
+        weights.append(_uniform(rng, (after, before), math.sqrt(6.0 / before) if activation == "relu" else bound))
+        biases.append(_uniform(rng, (after,), 1.0 / math.sqrt(before)))
+    return weights, biases
+
+
+def _uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float) -> Floats:
+    return (rng.random(shape, np.float32) * 2 - 1) * np.float32(bound)
 
 
 @dataclass

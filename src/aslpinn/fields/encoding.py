@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError
-from .grids import ENGINES, Level, Seed, check_settings, corners, grid_levels, table_start
+from .arrays import ENGINES, Level, Seed, check_settings, corners, grid_levels, table_start
 
 __all__ = ["ENGINES", "HashIndex", "Level", "MultiresHashEncoding", "grid_levels"]
 

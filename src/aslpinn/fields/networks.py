@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError
+from .arrays import Seed, siren_start
 from .encoding import MultiresHashEncoding
-from .grids import Seed, siren_start
 
 ACTIVATIONS = ("sine", "relu")
 

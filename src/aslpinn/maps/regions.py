@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..markdown import table, words
 from .metrics import tissue_region
 
 if TYPE_CHECKING:
+    from ..data.atlases import Atlas
     from ..data.derivatives import Estimate
-    from ..data.labels import Atlas
     from ..data.series import Subject
 
 Mask = NDArray[np.bool_]
@@ -160,23 +161,19 @@ def _cell(value: Any) -> str:
 def as_markdown(lines: Mapping[str, list[dict[str, Any]]], most: int = 40) -> str:
     """The rows of `rows` as a markdown table of means with the SDs of the means, the first `most` regions."""
     head = ["region", "voxels", "coverage", *(f"{name.upper()} ({UNITS[name]})" for name in lines), "flagged"]
-    out = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    cells = []
     for group in list(zip(*lines.values(), strict=True))[:most]:
         first = group[0]
-        cells = [_text(first["name"]), str(first["voxels"]), _share(first["coverage"])]
-        cells += [_value(row, digits) for row, digits in zip(group, (1, 2), strict=False)]
-        out.append("| " + " | ".join([*cells, _share(first["flagged"])]) + " |")
-    return "\n".join(out)
+        values = [_value(row, digits) for row, digits in zip(group, (1, 2), strict=False)]
+        name, coverage, flagged = words(first["name"]), _share(first["coverage"]), _share(first["flagged"])
+        cells.append([name, first["voxels"], coverage, *values, flagged])
+    return table(head, cells, right=head[1:])
 
 
 def all_markdown(subject: Subject, estimate: Estimate, parcels: Iterable[Parcellation]) -> str:
     """The tables of several parcellations, each under its name."""
-    tables = {parcel.name: as_markdown(rows(subject, estimate, parcel)) for parcel in parcels}
-    return "\n\n".join(f"Atlas `{name}`:\n\n{table}" for name, table in tables.items())
-
-
-def _text(name: str) -> str:
-    return " ".join(name.replace("|", " ").split())
+    made = {parcel.name: as_markdown(rows(subject, estimate, parcel)) for parcel in parcels}
+    return "\n\n".join(f"Atlas `{name}`:\n\n{text}" for name, text in made.items())
 
 
 def _share(value: float) -> str:

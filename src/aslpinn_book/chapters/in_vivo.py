@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from aslpinn.data import Phantom, Subject, load_subject, simulate
 from aslpinn.errors import InputError
 from aslpinn.estimation import Estimate, Request, fit, prepare, uses
-from aslpinn.estimation.grid import fit_grid
+from aslpinn.estimation.voxelwise import fit_grid
 from aslpinn.maps.style import CATEGORICAL, METHOD_COLORS, METHOD_MARKERS, styled, subplots
 from aslpinn.physics import Acquisition
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
+from scipy.interpolate import PchipInterpolator
 
 from aslpinn import markdown
 from aslpinn.estimation.networks.config import PRESETS
@@ -17,7 +18,7 @@ from aslpinn.estimation.networks.fit import MEMBER_SEEDS, engine_of
 from aslpinn.estimation.networks.train import Samples, train
 from aslpinn.estimation.problem import prepare
 from aslpinn.maps.style import CATEGORICAL, styled, subplots
-from aslpinn.physics import Acquisition, delta_m_ode
+from aslpinn.physics import Acquisition, delta_m, delta_m_ode, delta_m_rate
 
 from .shared import DASHES, MARKERS, Float
 
@@ -242,3 +243,36 @@ def objective_scores(scores: Mapping[str, Mapping[str, float]]) -> Figure:
     for axes in grid.flat[len(scores) :]:
         axes.set_axis_off()
     return figure
+
+
+def interpolate(cbf: float, att: float, acquisition: Acquisition, interpolator: Callable[..., Any]) -> Any:
+    """Interpolant in t = tau + PLD through Buxton's noise-free samples of one voxel; has .derivative()."""
+    order = np.argsort(acquisition.time)
+    signal = delta_m(cbf, att, acquisition.post_labeling_delay, acquisition.labeling_duration, acquisition.constants)
+    return interpolator(acquisition.time[order], signal[order])
+
+
+def match_slope(
+    cbf: float,
+    att: float,
+    acquisition: Acquisition,
+    collocation: int,
+    rng: np.random.Generator,
+    interpolator: Callable[..., Any] = PchipInterpolator,
+) -> tuple[float, float]:
+    """CBF and ATT whose P matches the slope of an interpolant through a voxel's noise-free samples best.
+
+    The slope is compared at the acquired times and at `collocation` random delays, as in the paper's loss. ATT is
+    searched on a grid of 0.01 s, CBF is linear at the voxel's own T1'. Without bias the truth would come back.
+    """
+    pld = acquisition.post_labeling_delay
+    drawn = rng.uniform(pld.min(), pld.max(), collocation)
+    tau_drawn, slope_drawn = acquisition.duration_at(drawn)
+    every_pld, every_tau = np.r_[pld, drawn], np.r_[acquisition.labeling_duration, tau_drawn]
+    slope = np.r_[acquisition.duration_at(pld)[1], slope_drawn]
+    rate = interpolate(cbf, att, acquisition, interpolator).derivative()(every_pld + every_tau)
+    grid = np.arange(0.3, 2.8, 0.01)
+    unit = delta_m_rate(cbf, grid[:, None], every_pld, every_tau, slope, acquisition.constants) / cbf
+    overlap, power = unit @ rate, np.maximum((unit**2).sum(axis=1), 1e-30)
+    best = int(np.argmax(np.maximum(overlap, 0) ** 2 / power))
+    return float(overlap[best] / power[best]), float(grid[best])

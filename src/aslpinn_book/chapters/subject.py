@@ -53,7 +53,7 @@ def parcellations(person: Subject, atlases: Sequence[str] = ()) -> list[regions.
     """Brain, hemispheres and tissues, and the regions of the atlases (label images), for tables by region."""
     found = [regions.tissue_parcellation(person)]
     if atlases:
-        from aslpinn.data.labels import read_atlases
+        from aslpinn.data.atlases import read_atlases
 
         for atlas in read_atlases([Path(file) for file in atlases], person):
             person.provenance["inputs"].setdefault("atlases", []).extend(atlas.files)

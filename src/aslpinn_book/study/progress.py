@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TextIO
 
+from aslpinn.progress import in_words
+
 from .notebooks import Task
 
 
@@ -57,7 +59,7 @@ class Progress:
             self.seconds.setdefault(task.kind, []).append(state["seconds"])
         note = "" if state["state"] == "done" else f": {state['error']}"
         left = self.remaining()
-        eta = f", about {spell(left)} left" if left and (self.waiting or self.running) else ""
+        eta = f", about {in_words(left)} left" if left and (self.waiting or self.running) else ""
         count = f"[{self.finished}/{self.total}]"
         self.line(f"{count} {task.title} {state['state']} in {state['seconds']:.0f} s{eta}{note}")
 
@@ -149,7 +151,7 @@ class Table(Progress):
 
     def _count(self) -> str:
         left = self.remaining()
-        rest = f", about {spell(left)} left" if left is not None else ""
+        rest = f", about {in_words(left)} left" if left is not None else ""
         return f"{self.finished} of {self.total} done, {len(self.waiting)} waiting{rest}"
 
 
@@ -159,10 +161,3 @@ def progress_for(
     """A table where stdout is a terminal, lines elsewhere."""
     kind = Table if sys.stdout.isatty() else Progress
     return kind(tasks, last, jobs, total, say)
-
-
-def spell(seconds: float) -> str:
-    """Seconds as a reader says them: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -35,15 +35,15 @@ from numpy.typing import NDArray
 
 from ...errors import FitError
 from ...fields.gaussian import Fourier, GaussianLevels
-from ...fields.threads import workers
 from ...physics import ATT_BOUNDS, CBF_BOUNDS
 from ...smoothing import smooth_inside
+from ...threads import workers
 from ..estimate import Estimate
-from ..grid import grid_search
 from ..mixture import Mixture, VoxelMixture, VoxelPrior
 from ..options import FieldOptions
 from ..problem import Problem, Request, chi2_quantile
 from ..regions import Region, RegionSearch, outside_of
+from ..voxelwise import grid_search
 from .likelihood import FREEDOMS, Likelihood, linearize, noise_around, noise_spectrum, repeat_noise, student_weights
 from .prior import (
     CBF_UNIT,

@@ -12,8 +12,8 @@ from scipy.optimize import nnls
 from scipy.special import digamma, gammaln, polygamma
 
 from ...fields.gaussian import Floats, GaussianLevels
-from ...fields.threads import over_voxels
 from ...smoothing import smooth_inside
+from ...threads import over_voxels
 from ..kinetic_kernels import sigma_point_sums
 from ..problem import Problem, Timing
 from .prior import CBF_UNIT

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ...fields import HashIndex, MultiresHashEncoding, ParameterField, SignalField
-from ...fields.grids import decay_rates
+from ...fields.arrays import decay_rates
 from ..problem import Floats
 from . import objectives
 from .config import PinnOptions

@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ...fields.arrays import Layers, Table
+from ...fields.arrays import Layers, Table, decay_rates
 from ...fields.compiled import LANES, Network, padded, rates_of, table_gradient_step
-from ...fields.grids import decay_rates
-from ...fields.threads import on_threads, workers
+from ...threads import on_threads, workers
 from ..problem import Floats
 from .compiled_physics import physics_of
-from .compiled_samples import Batch
-from .compiled_step import CLOSED_FORM, DERIVATIVE, INCREMENTS, ODE, Lookup, Work, gradients, weights_step
+from .compiled_step import CLOSED_FORM, DERIVATIVE, INCREMENTS, ODE, Batch, Lookup, Work, gradients, weights_step
 from .config import PinnOptions
 from .train import Points, Samples, held_out_error
 

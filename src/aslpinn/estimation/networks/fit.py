@@ -12,9 +12,9 @@ from ...smoothing import smooth_inside
 from ..estimate import Estimate
 from ..field.fit import LOCAL, RESTORED
 from ..field.likelihood import repeat_noise
-from ..grid import gauss_newton_sd
 from ..mixture import VoxelMixture, VoxelPrior
 from ..problem import Floats, Problem, Request
+from ..voxelwise import gauss_newton_sd
 from .config import PinnOptions
 from .train import Engine, Samples, Trained, train
 

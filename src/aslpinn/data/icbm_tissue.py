@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from ..errors import InputError
-from . import registration
+from .rigid import run_registration
 
 Float = NDArray[np.float64]
 
@@ -172,7 +172,7 @@ def _register(fixed: Any, moving: Any, start: Any, region: Any, threads: int) ->
     method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-2, 150, gradientMagnitudeTolerance=1e-8)
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(transform, inPlace=True)
-    registration.run(method, fixed, moving, "tissue maps: the template cannot be registered to M0")
+    run_registration(method, fixed, moving, "tissue maps: the template cannot be registered to M0")
     return transform
 
 

@@ -1,13 +1,13 @@
-"""One pool of threads for compiled loops that release the interpreter's lock, and how many there are."""
+"""One pool of threads for loops that release the interpreter's lock, and how many there are."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from ..errors import InputError
+from .errors import InputError
 
 CHUNK = 2048  # voxels
 
@@ -39,7 +39,7 @@ def set_threads(count: int) -> None:
     _chosen = count
 
 
-def _submit(threads: int, call: Callable[..., None], *arguments: Any) -> Future[None]:
+def _submit(threads: int, call: Callable[..., Any], *arguments: Any) -> Future[Any]:
     key = (os.getpid(), threads)  # threads do not live on in a forked process
     if key not in _pools:
         _pools[key] = ThreadPoolExecutor(threads, thread_name_prefix="aslpinn")
@@ -73,3 +73,10 @@ def over_voxels(function: Callable[..., None], n: int, *arguments: Any) -> None:
         return
     for future in [_submit(workers(), function, first, last, *arguments) for first, last in bounds]:
         future.result()
+
+
+def together(task: Callable[[Any], Any], items: Sequence[Any], threads: int) -> list[Any]:
+    """The results of a task for each item, in order, on so many threads; the first error of an item is raised."""
+    if threads < 2 or len(items) < 2:
+        return [task(item) for item in items]
+    return [future.result() for future in [_submit(threads, task, item) for item in items]]

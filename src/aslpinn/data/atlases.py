@@ -1,7 +1,7 @@
 """Atlases for tables by region: label images with their names, brought onto the grid of the series.
 
 An image on the grid of the series is taken as it is. One of MNI152NLin2009cAsym comes through the transform given, or
-through the affine registration of the ICBM 152 template to M0 (`atlas`); one of the subject's anatomy by scanner
+through the affine registration of the ICBM 152 template to M0 (`icbm_tissue`); one of the subject's anatomy by scanner
 coordinates and, where ASLPrep left one, its transform to T1w. Labels are those of the nearest voxel.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .atlas import register_template
+from .icbm_tissue import register_template
 from .nifti import read_image
 from .series import Subject
 from .sidecar import entities, shorten, split_name

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, Problems
 from ..physics import Acquisition
-from .calibration import M0_CEILING
-from .m0 import M0
+from .calibration import M0, M0_CEILING
 from .nifti import Image
 from .volumes import Layout
 
