@@ -18,6 +18,41 @@ DELAYS = [0.4, 0.8, 1.2, 1.6, 2.0]
 SUBBOLI = [0.5] * 7
 
 
+def encode_series(
+    deltam: np.ndarray,
+    static: np.ndarray,
+    matrix: np.ndarray,
+    noise_sd: float = 0.0,
+    repeats: int = 1,
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """Encoded volumes of a clean delta-M, as a scanner with this matrix would give them.
+
+    Parameters
+    ----------
+    deltam : (X, Y, Z, K) array
+        delta-M of each sub-bolus in order of labeling.
+    static : (X, Y, Z) array
+        Signal of an all-control volume, same unit.
+    matrix : (N, K) array
+        +1 control, -1 label.
+    noise_sd : float
+        SD of the noise of one decoded repeat, same unit; an encoded volume gets sqrt(N) / 2 times as much.
+    repeats : int
+        Number R of repeats, each with its own noise.
+
+    Returns
+    -------
+    (X, Y, Z, R * N) array
+    """
+    clean = hadamard.encode(deltam, matrix, static)
+    series = np.tile(clean, (1, 1, 1, repeats))
+    if noise_sd > 0:
+        generator = rng if rng is not None else np.random.default_rng(0)
+        series = series + generator.normal(scale=noise_sd * np.sqrt(clean.shape[-1]) / 2.0, size=series.shape)
+    return series
+
+
 def brain() -> np.ndarray:
     grid = np.indices(SHAPE).reshape(3, -1).T - (np.array(SHAPE) - 1) / 2
     return ((grid / (0.48 * np.array(SHAPE))) ** 2).sum(axis=1).reshape(SHAPE) < 1

@@ -8,10 +8,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from small import encode_series
 
 from aslpinn import load_subject
 from aslpinn.cli import main
-from aslpinn.data.encoded import encode_series
 from aslpinn.errors import InputError
 from aslpinn.physics import delta_m, hadamard
 
@@ -114,7 +114,7 @@ def test_wrong_order_is_refused_by_fit_and_decode_and_said_by_check(tmp_path: Pa
         assert not (tmp_path / "out").exists()
     assert main(["check", str(asl), "--json"]) == 2  # as fit would
     found = json.loads(capsys.readouterr().out)
-    assert found["encoding"]["kinetics"] == "columns reversed"
+    assert found["time_encoding"]["kinetics"] == "columns reversed"
     assert "reverse order" in found["missing"][0]
     assert main(["check", str(asl), "--force"]) == 0
     capsys.readouterr()

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small import encode_series
 
 from aslpinn.data.encoded import (
-    Encoding,
+    TimeEncoding,
     decode_series,
     decoded_metadata,
-    encode_series,
     encoded_volumes,
     is_encoded,
     read_encoding,
@@ -35,7 +35,7 @@ def sidecar(**values) -> Sidecar:
     return Sidecar(Path("sub-01_asl.json"), {name: value for name, value in fields.items() if value is not None})
 
 
-def brain(encoding: Encoding, shape=(12, 12, 6), cbf_scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def brain(encoding: TimeEncoding, shape=(12, 12, 6), cbf_scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """delta-M of a small mixed brain, (X, Y, Z, K), and a static image."""
     rng = np.random.default_rng(4)
     cbf = cbf_scale * np.where(rng.random(shape) < 0.5, 60.0, 22.0) * rng.uniform(0.8, 1.2, shape)
@@ -101,7 +101,7 @@ def test_volumes_are_whole_repeats_of_encoded_ones() -> None:
 
 @pytest.mark.parametrize(("kind", "size"), [("Hadamard", 8), ("Walsh", 16), ("Hadamard", 12), ("Hadamard", 24)])
 def test_encoding_a_series_and_decoding_it_returns_it(kind: str, size: int) -> None:
-    encoding = Encoding(hadamard.matrix(kind, size), np.full(size - 1, 3.5 / (size - 1)), 0.05, kind)
+    encoding = TimeEncoding(hadamard.matrix(kind, size), np.full(size - 1, 3.5 / (size - 1)), 0.05, kind)
     signal, static = brain(encoding)
     volumes = encode_series(signal, static, encoding.matrix, repeats=2)
     assert volumes.shape[3] == 2 * size
@@ -111,7 +111,7 @@ def test_encoding_a_series_and_decoding_it_returns_it(kind: str, size: int) -> N
 
 
 def test_noise_of_a_decoded_repeat_is_what_was_asked_for() -> None:
-    encoding = Encoding(hadamard.matrix("Hadamard", 12), np.full(11, 0.327), 0.049)
+    encoding = TimeEncoding(hadamard.matrix("Hadamard", 12), np.full(11, 0.327), 0.049)
     zero = np.zeros((20, 20, 10, 11))
     volumes = encode_series(zero, zero[..., 0] + 1, encoding.matrix, 0.01, repeats=4, rng=np.random.default_rng(1))
     assert decode_series(volumes, encoding, average=False).std() == pytest.approx(0.01, rel=0.02)
@@ -130,14 +130,16 @@ def test_metadata_of_the_decoded_series_is_one_entry_a_volume() -> None:
 
 
 PROTOCOLS = {
-    "equal": Encoding(hadamard.matrix("Hadamard", 12), np.full(11, 0.327), 0.049),
-    "adjusted": Encoding(hadamard.matrix("Hadamard", 12), np.array(ADJUSTED), 0.049),
-    "eight": Encoding(hadamard.matrix("Hadamard", 8), np.full(7, 0.5), 0.1, "Hadamard"),
-    "free-lunch": Encoding(hadamard.matrix("Walsh", 8), np.array([1.8, 0.8, 0.4, 0.15, 0.15, 0.1, 0.1]), 0.07, "Walsh"),
+    "equal": TimeEncoding(hadamard.matrix("Hadamard", 12), np.full(11, 0.327), 0.049),
+    "adjusted": TimeEncoding(hadamard.matrix("Hadamard", 12), np.array(ADJUSTED), 0.049),
+    "eight": TimeEncoding(hadamard.matrix("Hadamard", 8), np.full(7, 0.5), 0.1, "Hadamard"),
+    "free-lunch": TimeEncoding(
+        hadamard.matrix("Walsh", 8), np.array([1.8, 0.8, 0.4, 0.15, 0.15, 0.1, 0.1]), 0.07, "Walsh"
+    ),
 }
 
 
-def noisy(encoding: Encoding, tsnr: float) -> np.ndarray:
+def noisy(encoding: TimeEncoding, tsnr: float) -> np.ndarray:
     signal, static = brain(encoding, (20, 20, 10))
     volumes = encode_series(signal, static, encoding.matrix, signal.mean() / tsnr, rng=np.random.default_rng(2))
     return volumes
@@ -166,7 +168,7 @@ def test_wrong_order_or_sign_is_named(name: str, tsnr: float, mistake: str, says
     if mistake == "durations" and np.ptp(right.labeling_duration) == 0:
         pytest.skip("equal durations read the same both ways")
     matrix, durations = right.matrix, right.labeling_duration
-    wrong = Encoding(
+    wrong = TimeEncoding(
         {"sign": -matrix, "columns": matrix[:, ::-1]}.get(mistake, matrix),
         durations[::-1] if mistake == "durations" else durations,
         right.final_delay,
@@ -181,7 +183,7 @@ def test_wrong_order_or_sign_is_named(name: str, tsnr: float, mistake: str, says
 
 def test_the_other_named_matrix_is_recognized() -> None:
     right = PROTOCOLS["eight"]
-    wrong = Encoding(hadamard.matrix("Walsh", 8), right.labeling_duration, right.final_delay, "Walsh")
+    wrong = TimeEncoding(hadamard.matrix("Walsh", 8), right.labeling_duration, right.final_delay, "Walsh")
     decoded = decode_series(noisy(right, 1.5), wrong)
     with pytest.raises(InputError, match="is Walsh but the data follow Hadamard"):
         check_kinetics(decoded, np.ones(decoded.shape[:3], bool), wrong)
@@ -199,7 +201,7 @@ def test_a_real_decoded_series_agrees_with_its_order_only(shared) -> None:
     series = nib.load(f"{stem}_asl.nii.gz").get_fdata()[..., ::-1]  # stored last sub-bolus first
     m0 = nib.load(f"{stem}_m0scan.nii.gz").get_fdata()
     durations = np.array(json.loads(Path(f"{stem}_asl.json").read_text())["LabelingDuration"])[::-1]
-    encoding = Encoding(hadamard.matrix("Hadamard", 8), durations, 0.07, "Hadamard")
+    encoding = TimeEncoding(hadamard.matrix("Hadamard", 8), durations, 0.07, "Hadamard")
     mask = m0 > 0.5 * np.percentile(m0, 98)
     assert check_kinetics(series, mask, encoding).unexplained["as given"] < 0.05
     with pytest.raises(InputError, match="reverse order"):

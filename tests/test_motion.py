@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
+from small import encode_series
 
 from aslpinn.data import motion
-from aslpinn.data.encoded import Encoding, decode_series, encode_series
+from aslpinn.data.encoded import TimeEncoding, decode_series
 from aslpinn.data.motion_need import look
 from aslpinn.data.rigid import Grid, Registration, register_by_information
 from aslpinn.errors import InputError
@@ -215,7 +216,7 @@ def test_perfusion_survives_three_millimeters_and_degrees(shared, order: int) ->
     m0, affine = image.get_fdata(), image.affine
     mask = nib.load(folder / "mask.nii.gz").get_fdata() > 0
     signal = nib.load(folder / "deltam_clean.nii.gz").get_fdata() * m0[..., None] / 0.9
-    encoding = Encoding(hadamard.matrix("Hadamard", 12), np.full(11, 0.327), 0.049)
+    encoding = TimeEncoding(hadamard.matrix("Hadamard", 12), np.full(11, 0.327), 0.049)
     rng = np.random.default_rng(3)
     volumes = encode_series(signal, 0.97 * m0, encoding.matrix)
     noise = rng.normal(scale=signal[mask].mean() / 1.5 * np.sqrt(12) / 2, size=volumes.shape)

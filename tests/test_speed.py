@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import aslpinn
-from aslpinn.progress import ProgressReport
 from aslpinn.errors import InputError
+from aslpinn.progress import ProgressReport
 from aslpinn_book.chapters import speed
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -40,7 +40,7 @@ def describe(subject: Subject) -> dict[str, Any]:
             "volumes": subject.provenance.get("volumes", {}),
             "inputs": subject.provenance.get("inputs", {}),
             "delays": delays,
-            "encoding": subject.provenance.get("encoding"),
+            "time_encoding": subject.provenance.get("time_encoding"),
             "slice_axis": "ijk"[axis],
             "slices": slices,
             "m0": {**subject.provenance.get("m0", {}), "median": float(np.median(inside))},
@@ -91,8 +91,8 @@ def table(found: dict[str, Any], slices: bool = True, width: int | None = None) 
         ("tissue maps", found["tissue"]),
         ("constants", ", ".join(f"{name} {entry['Value']:g}" for name, entry in found["constants"].items())),
     ]
-    if found.get("encoding"):
-        code = found["encoding"]
+    if found.get("time_encoding"):
+        code = found["time_encoding"]
         left = 100 * code["unexplained"]["as given"]
         agrees = f"order and sign: {code['kinetics']} ({left:.0f} % of the mean curve unexplained as given)"
         rows.insert(5, ("encoding", f"{code['matrix']} matrix of order {code['size']}; {agrees}"))

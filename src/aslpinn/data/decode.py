@@ -42,17 +42,21 @@ def decode(
     known = read_metadata(path)
     layout, sidecar = known.layout, known.sidecar
     image = read_image(path, dimensions=(4,))
-    if layout.encoding is None:
+    if layout.time_encoding is None:
         raise sidecar.error(
             "TimeEncodedMatrix", "the encoding matrix (or TimeEncodedMatrixSize and TimeEncodedMatrixType)"
         )
     # Every check of a fit, the kinetics among them; outliers are for the fit to judge.
     subject = load_subject(path, mask, motion=motion, outliers=False, force=force)
     volumes, m0_volumes = _decoded(subject.volumes if subject.volumes is not None else image.data, layout)
-    fields, types = decoded_metadata(sidecar.values, layout.encoding, repeats=1, m0_volumes=m0_volumes)
+    fields, types = decoded_metadata(sidecar.values, layout.time_encoding, repeats=1, m0_volumes=m0_volumes)
     fields = _per_volume(fields, layout)
-    fields |= {"SkullStripped": False, "Sources": [uri(path, out)], "DecodingKinetics": subject.provenance["encoding"]}
-    fields["DecodedRepeats"] = layout.encoded.size // layout.encoding.size
+    fields |= {
+        "SkullStripped": False,
+        "Sources": [uri(path, out)],
+        "DecodingKinetics": subject.provenance["time_encoding"],
+    }
+    fields["DecodedRepeats"] = layout.encoded.size // layout.time_encoding.size
     if subject.motion is not None:
         fields["Motion"] = subject.motion.provenance()
     with staging(out) as scratch, alone(out):
@@ -111,9 +115,9 @@ _MAKER = "aslpinn decode"
 
 def _decoded(data: NDArray[np.float32], layout: Layout) -> tuple[NDArray[np.float32], int]:
     """m0scan volumes, then the mean decoded sub-boli: (X, Y, Z, M + K); and M."""
-    assert layout.encoding is not None
+    assert layout.time_encoding is not None
     deltam = layout.difference(data)
-    boli = layout.encoding.matrix.shape[1]
+    boli = layout.time_encoding.matrix.shape[1]
     mean = deltam.reshape(*deltam.shape[:3], -1, boli).mean(axis=3)
     first = [volume for volume, word in enumerate(layout.types) if word == "m0scan"]
     return np.concatenate([data[..., first], mean], axis=3).astype(np.float32), len(first)
@@ -125,9 +129,9 @@ _BY_VOLUME = ("RepetitionTimePreparation", "FlipAngle", "VascularCrushingVENC")
 
 def _per_volume(fields: dict[str, Any], layout: Layout) -> dict[str, Any]:
     """Lists of one entry a raw volume made into one entry a decoded volume, m0scan first; times of volumes go."""
-    assert layout.encoding is not None
+    assert layout.time_encoding is not None
     first = [volume for volume, word in enumerate(layout.types) if word == "m0scan"]
-    order = first + [int(layout.encoded[0])] * layout.encoding.matrix.shape[1]
+    order = first + [int(layout.encoded[0])] * layout.time_encoding.matrix.shape[1]
     kept = {name: value for name, value in fields.items() if name != "VolumeTiming"}
     for name in _BY_VOLUME:
         value = kept.get(name)

@@ -439,7 +439,7 @@ def _common(subject: Subject, estimate: Estimate, out: Path) -> dict[str, Any]:
         "ModelEquation": settings.get("formula", EQUATION),
         "M0": jsonable(subject.provenance.get("m0", {})),
         "Mask": jsonable(subject.provenance.get("mask", {})),
-        "Encoding": jsonable(subject.provenance.get("encoding")),
+        "TimeEncoding": jsonable(subject.provenance.get("time_encoding")),
         "Motion": jsonable(subject.provenance.get("motion")),
         "Outliers": jsonable(subject.provenance.get("outliers")),
         "Calibration": jsonable(subject.provenance.get("calibration")),

@@ -27,7 +27,7 @@ NAMES = ("Hadamard", "Walsh")
 
 
 @dataclass(frozen=True, eq=False)
-class Encoding:
+class TimeEncoding:
     """How a series was encoded.
 
     matrix: (N, K) signs; labeling_duration: (K,) s in order of labeling; final_delay: s after the last sub-bolus;
@@ -67,7 +67,7 @@ def is_encoded(sidecar: Sidecar | Mapping[str, Any]) -> bool:
     return any(values.get(name) not in (None, []) for name in FIELDS)
 
 
-def read_encoding(sidecar: Sidecar, problems: Problems | None = None) -> Encoding | None:
+def read_encoding(sidecar: Sidecar, problems: Problems | None = None) -> TimeEncoding | None:
     """The encoding that a sidecar describes, or None where it describes none, or where `problems` gathered why not.
 
     Raises
@@ -111,7 +111,7 @@ def read_encoding(sidecar: Sidecar, problems: Problems | None = None) -> Encodin
         wrong.stop()
     else:
         problems.found += wrong.found
-    return None if wrong.found else Encoding(signs, durations, delay, kind)
+    return None if wrong.found else TimeEncoding(signs, durations, delay, kind)
 
 
 def _size(sidecar: Sidecar) -> int | None:
@@ -150,7 +150,7 @@ def _final_delay(sidecar: Sidecar) -> float:
     return sidecar.seconds("PostLabelingDelay", 1, "series")[0]
 
 
-def encoded_volumes(types: Sequence[str], encoding: Encoding, file: object = "aslcontext.tsv") -> NDArray[np.intp]:
+def encoded_volumes(types: Sequence[str], encoding: TimeEncoding, file: object = "aslcontext.tsv") -> NDArray[np.intp]:
     """Indices of the encoded volumes (n/a in aslcontext), in whole repeats: (R * N,).
 
     Raises
@@ -173,7 +173,7 @@ def encoded_volumes(types: Sequence[str], encoding: Encoding, file: object = "as
     return volumes
 
 
-def decode_series(volumes: ArrayLike, encoding: Encoding, average: bool = True) -> Float:
+def decode_series(volumes: ArrayLike, encoding: TimeEncoding, average: bool = True) -> Float:
     """delta-M of each sub-bolus from encoded volumes.
 
     Parameters
@@ -193,43 +193,8 @@ def decode_series(volumes: ArrayLike, encoding: Encoding, average: bool = True) 
     return decoded.mean(axis=3) if average else decoded.reshape(*data.shape[:3], -1)
 
 
-def encode_series(
-    deltam: ArrayLike,
-    static: ArrayLike,
-    matrix: ArrayLike,
-    noise_sd: float = 0.0,
-    repeats: int = 1,
-    rng: np.random.Generator | None = None,
-) -> Float:
-    """Encoded volumes of a clean delta-M, as a scanner with this matrix would give them.
-
-    Parameters
-    ----------
-    deltam : (X, Y, Z, K) array
-        delta-M of each sub-bolus in order of labeling.
-    static : (X, Y, Z) array
-        Signal of an all-control volume, same unit.
-    matrix : (N, K) array
-        +1 control, -1 label.
-    noise_sd : float
-        SD of the noise of one decoded repeat, same unit; an encoded volume gets sqrt(N) / 2 times as much.
-    repeats : int
-        Number R of repeats, each with its own noise.
-
-    Returns
-    -------
-    (X, Y, Z, R * N) array
-    """
-    clean = hadamard.encode(deltam, matrix, static)
-    series = np.tile(clean, (1, 1, 1, repeats))
-    if noise_sd > 0:
-        generator = rng if rng is not None else np.random.default_rng(0)
-        series = series + generator.normal(scale=noise_sd * np.sqrt(clean.shape[-1]) / 2.0, size=series.shape)
-    return series
-
-
 def decoded_metadata(
-    values: Mapping[str, Any], encoding: Encoding, repeats: int = 1, m0_volumes: int = 0
+    values: Mapping[str, Any], encoding: TimeEncoding, repeats: int = 1, m0_volumes: int = 0
 ) -> tuple[dict[str, Any], list[str]]:
     """Sidecar fields and volume types of the decoded series, m0scan volumes (if kept in it) first.
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
 from ..physics import Acquisition, Constants, delta_m, hadamard
-from .encoded import Encoding
+from .encoded import TimeEncoding
 
 Float = NDArray[np.float64]
 
@@ -66,7 +66,7 @@ class Reading:
 def check_kinetics(
     decoded: ArrayLike,
     mask: ArrayLike,
-    encoding: Encoding,
+    encoding: TimeEncoding,
     constants: Constants | None = None,
     file: object = "sidecar",
     force: bool = False,
@@ -236,7 +236,7 @@ def _judged(
     return KineticsCheck(curve, found, kept, att[found], None, doubt), mistake
 
 
-def _hypotheses(curve: Float, encoding: Encoding, delay: float) -> dict[str, Reading]:
+def _hypotheses(curve: Float, encoding: TimeEncoding, delay: float) -> dict[str, Reading]:
     """Readings of the same decoded volumes, by name, of either sign."""
     tau, pld = encoding.labeling_duration, encoding.post_labeling_delay
     backwards = hadamard.effective_delays(tau[::-1], encoding.final_delay)

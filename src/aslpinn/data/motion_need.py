@@ -142,14 +142,14 @@ def correct_motion(
         return image.data, m0, None
     data = np.nan_to_num(image.data, nan=0.0, posinf=0.0, neginf=0.0)
     groups = layout.contrasts()
-    before = "decoding" if layout.encoding else "subtraction"
+    before = "decoding" if layout.time_encoding else "subtraction"
     try:
         if choice in ("auto", "look"):
             needed, said = _need(data, image, layout, groups)
             if not needed:
                 steps.append(f"motion: none to correct ({said})")
                 return image.data, m0, None
-            if choice == "look" and layout.encoding is None:  # few volumes, and the check of order needs them
+            if choice == "look" and layout.time_encoding is None:  # few volumes, and the check of order needs them
                 steps.append(f"motion: will be corrected before {before} ({said})")
                 return image.data, m0, None
         separate = None if m0.uniform or m0.kind == "Included" else np.nan_to_num(m0.data)
@@ -178,7 +178,7 @@ def _need(data: Volume, image: Image, layout: Layout, groups: list[str]) -> tupl
     """Whether motion has to be corrected, and in words why."""
     found = look(data, image.affine, groups, layout.blocks())
     limit = DRIFT_NEED * min(image.voxel_size)
-    together = "pairs" if layout.encoding is None else "an encoding"
+    together = "pairs" if layout.time_encoding is None else "an encoding"
     said = (
         f"{found.within:.2f} mm within {together}, limit {MOTION_NEED:g}; "
         f"{found.drift:.2f} mm over the session, limit {limit:.2g}"

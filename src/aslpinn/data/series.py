@@ -297,7 +297,7 @@ def load_subject(
         "t1_blood": known.blood.provenance,
         "m0": {"type": m0.kind, "repetition_time": _one(m0.repetition_time), "relaxation": m0.relaxation},
         "mask": {"source": Path(mask).name if mask else "made", "voxels": int(inside.sum())},
-        "encoding": kinetics,
+        "time_encoding": kinetics,
         "motion": None if moved is None else moved.provenance(),
         "motion_told": motion_told,
         "outliers": found_outliers,
@@ -436,7 +436,7 @@ def _check_kinetics(
     notes: list[str],
 ) -> tuple[dict[str, Any] | None, str | None]:
     """Sign and order of the volumes against the kinetics: what was found of encoded ones, and the contradiction."""
-    encoding = layout.encoding
+    encoding = layout.time_encoding
     delay = _mean_offset(acquisition, inside)
     file: Path
     if encoding is None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, Problems
 from ..physics import Acquisition, Constants, hadamard
-from .encoded import Encoding, decode_series, encoded_volumes, read_encoding
+from .encoded import TimeEncoding, decode_series, encoded_volumes, read_encoding
 from .sidecar import Sidecar
 
 Volume = NDArray[np.float32]
@@ -20,14 +20,14 @@ Volume = NDArray[np.float32]
 class Layout:
     """The volumes of a series.
 
-    types: their words in the aslcontext; context: that file; encoding: how they were Hadamard-encoded, or None;
+    types: their words in the aslcontext; context: that file; time_encoding: how they were Hadamard-encoded, or None;
     index: volumes that each delta-M volume is made from, (P, 2) control and label, (P,) deltam, or (P,) the first
     encoded volume of its repeat; tau, pld: (P,) s.
     """
 
     types: list[str]
     context: Path
-    encoding: Encoding | None
+    time_encoding: TimeEncoding | None
     index: NDArray[np.intp]
     tau: NDArray[np.float64]
     pld: NDArray[np.float64]
@@ -35,12 +35,14 @@ class Layout:
     @property
     def raw(self) -> bool:
         """Whether the volumes show the head, so that motion between them can be found; deltam does not."""
-        return self.encoding is not None or self.index.ndim == 2
+        return self.time_encoding is not None or self.index.ndim == 2
 
     @property
     def labeling(self) -> float:
         """How long the longest labeling takes in s; of encoded volumes, all sub-boli together."""
-        return float(self.tau.max()) if self.encoding is None else float(self.encoding.labeling_duration.sum())
+        return (
+            float(self.tau.max()) if self.time_encoding is None else float(self.time_encoding.labeling_duration.sum())
+        )
 
     @property
     def encoded(self) -> NDArray[np.intp]:
@@ -59,24 +61,24 @@ class Layout:
 
     def difference(self, data: Volume) -> Volume:
         """Control minus label of pairs, deltam volumes, or decoded sub-boli, repeats kept: (X, Y, Z, P)."""
-        if self.encoding is not None:
-            return decode_series(data[..., self.encoded], self.encoding, average=False).astype(np.float32)
+        if self.time_encoding is not None:
+            return decode_series(data[..., self.encoded], self.time_encoding, average=False).astype(np.float32)
         if self.index.ndim == 1:
             return data[..., self.index]
         return data[..., self.index[:, 0]] - data[..., self.index[:, 1]]
 
     def static(self, data: Volume) -> Volume | None:
         """The mean control image, measured or of an all-control encoding; None of a deltam series."""
-        if self.encoding is not None:
-            blocks = data[..., self.encoded].reshape(*data.shape[:3], -1, self.encoding.size)
-            return hadamard.static_signal(blocks, self.encoding.matrix).mean(axis=-1).astype(np.float32)
+        if self.time_encoding is not None:
+            blocks = data[..., self.encoded].reshape(*data.shape[:3], -1, self.time_encoding.size)
+            return hadamard.static_signal(blocks, self.time_encoding.matrix).mean(axis=-1).astype(np.float32)
         if self.index.ndim == 1:
             return None
         return np.asarray(data[..., self.index[:, 0]].mean(axis=3), dtype=np.float32)
 
     def contrasts(self) -> list[str]:
         """A word for each volume: those of one word show the same static image."""
-        if self.encoding is not None:
+        if self.time_encoding is not None:
             return ["m0scan" if word == "m0scan" else "encoded" for word in self.types]
         words = ["m0scan" if word == "m0scan" else word for word in self.types]
         for tau, pld, volumes in zip(self.tau, self.pld, self.index, strict=True):
@@ -86,16 +88,16 @@ class Layout:
 
     def blocks(self) -> list[list[int]]:
         """Raw volumes that are combined with each other: control and label of each pair, or each repeat of the rows."""
-        if self.encoding is not None:
-            return np.asarray(self.encoded.reshape(-1, self.encoding.size)).tolist()
+        if self.time_encoding is not None:
+            return np.asarray(self.encoded.reshape(-1, self.time_encoding.size)).tolist()
         return np.asarray(self.index).tolist() if self.index.ndim == 2 else []
 
     def conditions(self) -> list[str]:
         """A word for each volume: what it was measured as, alike only for repeats of the same measurement."""
         words = [f"{contrast} {word}" for contrast, word in zip(self.contrasts(), self.types, strict=True)]
-        if self.encoding is not None:
+        if self.time_encoding is not None:
             for number, volume in enumerate(self.encoded):
-                words[volume] = f"row {number % self.encoding.size}"
+                words[volume] = f"row {number % self.time_encoding.size}"
         return words
 
 

@@ -182,13 +182,12 @@ def _region(subject: Subject, estimate: Estimate) -> Verdicts:
 
 def _tissue(subject: Subject, estimate: Estimate) -> Verdicts:
     """Whether gray and white matter can be told apart."""
-    source = str((subject.provenance.get("tissue") or {}).get("Source", ""))
     if subject.tissue is None:
         yield (
             "cannot",
             "Gray and white matter apart: there are no tissue maps (`--tissue estimate` takes those of an atlas).",
         )
-    elif source.startswith("estimated"):
+    elif not (subject.provenance.get("tissue") or {}).get("OfSubject", True):
         yield "cannot", "Cortical detail by tissue: the tissue maps are those of an atlas, and follow no one's folds."
     else:
         yield "can", "Gray and white matter apart, by the tissue maps given."

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..estimation.field.fit import PRIOR_DOMINATED
 from ..markdown import table, words
 from .metrics import tissue_region
 
@@ -107,8 +108,7 @@ def sd_of_mean(estimate: Estimate, mask: Mask, region: Mask) -> tuple[float, flo
 def rows(subject: Subject, estimate: Estimate, parcels: Parcellation) -> dict[str, list[dict[str, Any]]]:
     """Quantity (cbf, att but for one delay) -> a row of COLUMNS for each region; NaN where nothing is known."""
     maps = {name: getattr(estimate, name) for name in UNITS if getattr(estimate, name) is not None}
-    legend: Mapping[str, str] = estimate.info.get("flags_legend", {})
-    prior = next((int(bit) for bit, meaning in legend.items() if "narrow" in meaning), None)
+    known = str(PRIOR_DOMINATED) in estimate.info.get("flags_legend", {})
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in maps}
     for region in parcels.regions:
         count = int(region.voxels.sum())
@@ -120,10 +120,11 @@ def rows(subject: Subject, estimate: Estimate, parcels: Parcellation) -> dict[st
             "voxels": count,
             "coverage": min(1.0, count / region.expected) if region.expected else float("nan"),
         }
-        shares = {
-            "flagged": float("nan") if flags is None else float(np.mean(flags > 0)),
-            "prior_dominated": float("nan") if flags is None or prior is None else float(np.mean((flags & prior) > 0)),
-        }
+        shares = {"flagged": float("nan"), "prior_dominated": float("nan")}
+        if flags is not None:
+            shares["flagged"] = float(np.mean(flags > 0))
+            if known:
+                shares["prior_dominated"] = float(np.mean((flags & PRIOR_DOMINATED) > 0))
         for name, values in maps.items():
             inside = np.asarray(values, dtype=float)[region.voxels]
             own = {

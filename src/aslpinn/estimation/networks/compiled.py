@@ -15,7 +15,7 @@ from ...fields.compiled import LANES, Network, padded, rates_of, table_gradient_
 from ...threads import on_threads, workers
 from ..problem import Floats
 from .compiled_physics import physics_of
-from .compiled_step import CLOSED_FORM, DERIVATIVE, INCREMENTS, ODE, Batch, Lookup, Work, gradients, weights_step
+from .compiled_step import CLOSED_FORM, DERIVATIVE, INCREMENTS, ODE, Batch, Lookup, Task, Work, gradients, weights_step
 from .config import PinnOptions
 from .train import Points, Samples, held_out_error
 
@@ -51,12 +51,13 @@ class CompiledEngine:
         self.collocation = 0 if config.objective == "closed-form" else config.collocation
         self.samples, self.config, self.steps, self.threads = samples, config, 0, workers()
         self.batch = batch_of(samples, config)
-        self.physics = physics_of(samples.problem.acquisition.constants, samples.scale)
         self.encodings, self.networks = start(config, seed)
         self.packed = Packed(self.networks)
         self.tables = [TableState(encoding, self.threads, config.level_decay or 0.0) for encoding in self.encodings]
         self.positions = [samples.index(encoding) for encoding in self.encodings]
         self.index = [Lookup(state.table, *pair) for state, pair in zip(self.tables, self.positions, strict=True)]
+        physics = physics_of(samples.problem.acquisition.constants, samples.scale)
+        self.task = Task(self.packed.nets, self.index[0], self.index[-1], self.batch, physics, self.objective)
         sums = self.batch.weight.sum(axis=1, dtype=np.float64)
         self.weight_sums = np.broadcast_to(sums, (len(self.batch.signal),))
         self._work = _workspace(self.packed.nets, self.threads)
@@ -85,8 +86,7 @@ class CompiledEngine:
         self.partial, self.g_codes, sums = self._buffers(n)
         factors = np.array(shares, np.float32)
         on_threads(
-            self.threads, gradients, self.packed.theta, self.packed.nets, self.index[0], self.index[-1], self.batch,
-            points, drawn, self.physics, self.objective, factors, self._work, self.partial,
+            self.threads, gradients, self.packed.theta, self.task, points, drawn, factors, self._work, self.partial,
             self.g_codes[0], self.g_codes[-1], sums,
         )  # fmt: skip
         data, physics = (float(x) for x in sums.sum(axis=0))

@@ -76,6 +76,17 @@ class Lookup(NamedTuple):
     weights: Any  # (N, levels, 8)
 
 
+class Task(NamedTuple):
+    """What is fitted to what: all that does not change during a fit but the weights."""
+
+    nets: Any  # f_ode, ATT's own, f_tissue
+    first: Lookup
+    second: Lookup  # of ATT's own network, or the first again
+    batch: Batch
+    physics: Any
+    objective: int
+
+
 class Work(NamedTuple):
     """Buffers of each thread (first axis), reused from step to step; networks are f_ode, ATT's own, f_tissue."""
 
@@ -207,23 +218,13 @@ def closed_form_block(batch: Any, points: Any, physics: Any, factor: Any, at: An
 
 @njit(**ONCE)
 def signal_block(
-    theta: Any,
-    net: Any,
-    batch: Any,
-    points: Any,
-    drawn: Any,
-    physics: Any,
-    objective: int,
-    factors: Any,
-    work: Any,
-    thread: int,
-    grad: Any,
-    sums: Any,
+    theta: Any, task: Any, points: Any, drawn: Any, factors: Any, work: Any, thread: int, grad: Any, sums: Any
 ) -> None:
     """f_tissue at all times of one block of voxels: residuals, gradients; adds data and physics sums to sums (2,).
 
     drawn (n, collocation) in [0, 1): where the collocation times of the block's voxels fall.
     """
+    net, batch, physics, objective = task.nets[2], task.batch, task.physics, task.objective
     times = batch.signal.shape[1] + drawn.shape[1]
     rate, together = objective >= DERIVATIVE, LANES // times
     buffers, out, gradient, place = (
@@ -257,14 +258,9 @@ def signal_block(
 @njit(**ONCE)
 def block(
     theta: Any,
-    nets: Any,
-    first: Any,
-    second: Any,
-    batch: Any,
+    task: Any,
     points: Any,
     drawn: Any,
-    physics: Any,
-    objective: int,
     factors: Any,
     work: Any,
     thread: int,
@@ -274,7 +270,8 @@ def block(
     sums: Any,
 ) -> None:
     """Losses and gradients of one block of voxels: adds to grad and sums, writes g_first and g_second (n, width)."""
-    ode, att_net, tissue = nets
+    ode, att_net, tissue = task.nets
+    first, second, batch = task.first, task.second, task.batch
     code, buffers, out = work.code[thread], work.buffers[thread], work.out[thread]
     gradient, place, at = work.gradient[thread], work.place[thread], work.at[thread]
     gather_block(first.table, first.rows, first.weights, points, code[0, 0])
@@ -290,14 +287,12 @@ def block(
         at[1, s] = f32(batch.att_scale) * np.exp(out[1 if own else 0, 0, LANES + s])
         at[2, s] = f32(0.0)
         at[3, s] = f32(0.0)
-    if objective == CLOSED_FORM:
-        sums[0] += closed_form_block(batch, points, physics, factors[0], at, work.model[thread], work.lane[thread])
+    if task.objective == CLOSED_FORM:
+        sums[0] += closed_form_block(batch, points, task.physics, factors[0], at, work.model[thread], work.lane[thread])
     else:
         first_layer(theta, tissue, code[0, 0], place[0])
         place[1, :] = f32(0.0)
-        signal_block(
-            theta, tissue, batch, points, drawn, physics, objective, factors, work, thread, grad, sums
-        )  # fmt: skip
+        signal_block(theta, task, points, drawn, factors, work, thread, grad, sums)
     for s in range(LANES):
         out[0, 2, s] = at[2, s] * at[0, s]
         out[0, 2, LANES + s] = f32(0.0) if own else at[3, s] * at[1, s]
@@ -305,7 +300,7 @@ def block(
         out[1, 2, LANES + s] = at[3, s] * at[1, s]
     backward(theta, ode, buffers[0], out[0], gradient, grad, False)
     first_layer_gradient(theta, ode, code[0, 0], gradient[0], grad, code[0, 1])
-    if objective != CLOSED_FORM:
+    if task.objective != CLOSED_FORM:
         first_layer_gradient(theta, tissue, code[0, 0], place[1], grad, code[0, 2])
         add(code[0, 2], code[0, 1])
     spread(code[0, 1], g_first)
@@ -335,14 +330,9 @@ def gradients(
     thread: int,
     threads: int,
     theta: Any,
-    nets: Any,
-    first: Any,
-    second: Any,
-    batch: Any,
+    task: Any,
     points: Any,
     drawn: Any,
-    physics: Any,
-    objective: int,
     factors: Any,
     work: Any,
     partial: Any,
@@ -362,8 +352,8 @@ def gradients(
         for start in range(unit * LANES, points.size, units * LANES):
             end = min(start + LANES, points.size)
             block(
-                theta, nets, first, second, batch, points[start:end], drawn[start:end], physics, objective, factors,
-                work, thread, partial[unit], g_first[start:end], g_second[start:end], sums[unit],
+                theta, task, points[start:end], drawn[start:end], factors, work, thread, partial[unit],
+                g_first[start:end], g_second[start:end], sums[unit],
             )  # fmt: skip
 
 
