@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -140,6 +141,19 @@ def test_unknown_names_are_refused():
         benchmark.run(["nlls"], phantoms=["sick"], quick=True)
     with pytest.raises(InputError, match="field-unguided"):
         benchmark.run(["guess"], quick=True, voxel_size=COARSE)
+
+
+@pytest.mark.parametrize(("old", "new"), benchmark.FORMER.items())
+def test_rows_of_version_0_1_are_refused_with_their_names_of_today(old, new):
+    with pytest.raises(InputError, match=f"estimator '{old}' of the benchmark is now '{new}'"):
+        benchmark.run([old], quick=True)
+    assert new in benchmark.METHODS
+
+
+def test_rows_of_networks_say_how_many_there_are():
+    assert benchmark.described("pinn-single") == "estimator pinn, 1 network, objective closed-form"
+    assert re.fullmatch("estimator pinn, [2-9] networks, preset default", benchmark.described("pinn"))
+    assert benchmark.described("field").endswith("M0 as guide")
 
 
 def test_figures_draw_every_map_with_its_unit(quick):

@@ -342,6 +342,9 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     require_outside_raw(arguments.out)
     with staging(arguments.out, keep=False):  # refused now, not after the fits
         pass
+    for name in dict.fromkeys(arguments.estimator or ()):
+        if name in benchmark.METHODS:
+            say(f"{name}: {benchmark.described(name)}")
     rows = benchmark.run(
         estimators=arguments.estimator or None,
         tsnrs=arguments.tsnr or None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from aslpinn.errors import InputError
 from aslpinn.maps import metrics
+
+from ..files import write_atomic
 
 if TYPE_CHECKING:
     from aslpinn.data import Phantom
@@ -42,6 +45,8 @@ METHODS: dict[str, Method] = {
     "svb": Method("svb"),
     "basil": Method("basil"),
 }
+#: Rows of version 0.1 -> what they are now.
+FORMER = {"network": "pinn", "pinn-unguided": "field-unguided", "closed-form": "pinn-single"}
 QUICK_METHODS = ("pinn-single", "nlls", "smoothed")
 TSNRS = (1.5, 0.5)
 M0_NOISE = 0.02  # SD of the guide's noise, relative to M0: an M0 scan has a tSNR of about 50
@@ -219,6 +224,9 @@ def run(
     levels = list(tsnrs or (TSNRS[:1] if quick else TSNRS))
     repeats = list(seeds if seeds is not None else ((0,) if quick else (0, 1, 2)))
     brains = list(phantoms or (("healthy", "lesion") if quick else PHANTOMS))
+    for name in chosen:
+        if name in FORMER:
+            raise InputError(f"estimator {name!r} of the benchmark is now {FORMER[name]!r}")
     _known(chosen, METHODS, "estimator")
     _known(brains, {**PHANTOMS, **UNKIND}, "phantom")
     size = voxel_size or ((6.0, 6.0, 7.0) if quick else (3.0, 3.0, 7.0))
@@ -253,6 +261,19 @@ def run(
     if progress:
         progress(total, total, "done")
     return rows
+
+
+def described(name: str) -> str:
+    """What a row of the benchmark is, in words: estimator, members, the options that it changes, and the guide."""
+    from aslpinn.estimation import options_for
+
+    method = METHODS[name]
+    members = getattr(options_for(method.estimator, **method.options), "members", None)
+    words = [f"estimator {method.estimator}"]
+    if members is not None:
+        words.append(f"{members} {'network' if method.estimator == 'pinn' else 'member'}{'s' * (members > 1)}")
+    words += [f"{key} {value}" for key, value in method.options.items() if key != "members"]
+    return ", ".join([*words, *(["M0 as guide"] if method.guided else [])])
 
 
 def _known(names: Sequence[str], table: Mapping[str, Any], what: str) -> None:
@@ -301,13 +322,12 @@ def summary(rows: Sequence[Score], **wanted: Any) -> tuple[float, float]:
 
 def write_csv(rows: Sequence[Score], path: str | Path) -> Path:
     """Write rows as a CSV file with a header, one score a line."""
-    file = Path(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, [field.name for field in fields(Score)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-    return file
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, [field.name for field in fields(Score)])
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    write_atomic(Path(path), lines.getvalue())
+    return Path(path)
 
 
 def read_csv(path: str | Path) -> list[Score]:
