@@ -204,6 +204,9 @@ def test_every_estimator_has_its_function():
     ("change", "message"),
     [
         ({"estimator": "closed-form"}, "now estimator 'pinn' with objective closed-form and members 1"),
+        ({"estimator": "svb", "spatial": "both"}, "spatial of estimator 'svb' is now prior_on"),
+        ({"estimator": "svb", "iterations": 5}, "iterations of estimator 'svb' is now sweeps"),
+        ({"levels": 4}, "levels of estimator 'field' is now gaussian_levels"),
         ({"preset": "network"}, "now preset 'default' of estimator 'pinn'"),
         ({"estimator": "pinn", "preset": "network"}, "now preset 'default' of estimator 'pinn'"),
         ({"preset": "paper"}, "estimator 'field' has no presets; pinn has"),

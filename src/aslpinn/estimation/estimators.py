@@ -70,6 +70,10 @@ PRESETS = {"pinn": NETWORK_PRESETS}
 #: Names of version 0.1 -> what they are now.
 _FORMER_ESTIMATOR = {"closed-form": "estimator 'pinn' with objective closed-form and members 1"}
 _FORMER_PRESET = {"network": "preset 'default' of estimator 'pinn'"}
+_FORMER_OPTION = {
+    "field": {"levels": "gaussian_levels"},
+    "svb": {"spatial": "prior_on", "iterations": "sweeps"},
+}
 
 
 def check_names(estimator: str, preset: str | None) -> None:
@@ -127,6 +131,10 @@ def options_for(estimator: str = DEFAULT, preset: str | None = None, **settings:
     check_names(estimator, preset)
     kind = ESTIMATORS[estimator].options
     unknown = [name for name in settings if name not in kind.names()]
+    former = _FORMER_OPTION.get(estimator, {})
+    for name in unknown:
+        if name in former:
+            raise InputError(f"{name} of estimator {estimator!r} is now {former[name]}")
     if unknown:
         others = [other for other in ESTIMATORS if all(name in ESTIMATORS[other].options.names() for name in unknown)]
         of = f" ({', '.join(others)} would)" if others else ""

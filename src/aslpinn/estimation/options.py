@@ -111,7 +111,7 @@ class FieldOptions(Options):
     regions: str = option(
         "auto", "levels of its own for a focal region that is fed late: auto is by evidence", choices=("auto", "off")
     )
-    levels: int = option(6, "Gaussian levels of the field", low=1, high=12)
+    gaussian_levels: int = option(6, "levels of the field, each smooth at its own width", low=1, high=12)
     iterations: int = option(7, "Gauss-Newton iterations", low=2, high=100)
 
     uses_guide = True

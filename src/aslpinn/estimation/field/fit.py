@@ -127,7 +127,7 @@ class Brain:
         self, problem: Problem, request: Request, options: FieldOptions, report: Callable[[str], None]
     ) -> None:
         self.problem, self.voxel_size, self.seed, self.report = problem, request.voxel_size, options.seed, report
-        self.levels = GaussianLevels(problem.mask, request.voxel_size, options.levels, workers())
+        self.levels = GaussianLevels(problem.mask, request.voxel_size, options.gaussian_levels, workers())
         self.by_depth = request.guide is None or is_constant(request.guide, problem.mask)
         if request.guide is None or self.by_depth:
             self.features = depth_features(problem.mask, request.voxel_size)
