@@ -255,61 +255,6 @@ def signal_block(
                 at[3, begin + v] += lane[G_ATT + k]
 
 
-@njit(**ONCE)
-def block(
-    theta: Any,
-    task: Any,
-    points: Any,
-    drawn: Any,
-    factors: Any,
-    work: Any,
-    thread: int,
-    grad: Any,
-    g_first: Any,
-    g_second: Any,
-    sums: Any,
-) -> None:
-    """Losses and gradients of one block of voxels: adds to grad and sums, writes g_first and g_second (n, width)."""
-    ode, att_net, tissue = task.nets
-    first, second, batch = task.first, task.second, task.batch
-    code, buffers, out = work.code[thread], work.buffers[thread], work.out[thread]
-    gradient, place, at = work.gradient[thread], work.place[thread], work.at[thread]
-    gather_block(first.table, first.rows, first.weights, points, code[0, 0])
-    first_layer(theta, ode, code[0, 0], buffers[0, 0])
-    forward(theta, ode, buffers[0], out[0], False)
-    own = att_net.hidden > 0  # ATT has its own encoding and network
-    if own:
-        gather_block(second.table, second.rows, second.weights, points, code[1, 0])
-        first_layer(theta, att_net, code[1, 0], buffers[1, 0])
-        forward(theta, att_net, buffers[1], out[1], False)
-    for s in range(LANES):
-        at[0, s] = f32(batch.cbf_scale) * np.exp(out[0, 0, s])
-        at[1, s] = f32(batch.att_scale) * np.exp(out[1 if own else 0, 0, LANES + s])
-        at[2, s] = f32(0.0)
-        at[3, s] = f32(0.0)
-    if task.objective == CLOSED_FORM:
-        sums[0] += closed_form_block(batch, points, task.physics, factors[0], at, work.model[thread], work.lane[thread])
-    else:
-        first_layer(theta, tissue, code[0, 0], place[0])
-        place[1, :] = f32(0.0)
-        signal_block(theta, task, points, drawn, factors, work, thread, grad, sums)
-    for s in range(LANES):
-        out[0, 2, s] = at[2, s] * at[0, s]
-        out[0, 2, LANES + s] = f32(0.0) if own else at[3, s] * at[1, s]
-        out[1, 2, s] = f32(0.0)
-        out[1, 2, LANES + s] = at[3, s] * at[1, s]
-    backward(theta, ode, buffers[0], out[0], gradient, grad, False)
-    first_layer_gradient(theta, ode, code[0, 0], gradient[0], grad, code[0, 1])
-    if task.objective != CLOSED_FORM:
-        first_layer_gradient(theta, tissue, code[0, 0], place[1], grad, code[0, 2])
-        add(code[0, 2], code[0, 1])
-    spread(code[0, 1], g_first)
-    if own:
-        backward(theta, att_net, buffers[1], out[1], gradient, grad, False)
-        first_layer_gradient(theta, att_net, code[1, 0], gradient[0], grad, code[1, 1])
-        spread(code[1, 1], g_second)
-
-
 @njit(**KERNEL)
 def add(x: Any, y: Any) -> None:
     """Add x to y."""
@@ -345,16 +290,54 @@ def gradients(
     partial (units, weights) and sums (units, 2), data and physics, are overwritten; so are g_first and g_second
     (n, levels * features), the gradients of the codes. factors (2,): of the data and of the physics sum in the loss.
     """
+    ode, att_net, tissue = task.nets
+    first, second, batch = task.first, task.second, task.batch
+    code, buffers, out = work.code[thread], work.buffers[thread], work.out[thread]
+    gradient, place, at = work.gradient[thread], work.place[thread], work.at[thread]
+    own = att_net.hidden > 0  # ATT has its own encoding and network
     units = partial.shape[0]
     for unit in range(thread, units, threads):
         partial[unit, :] = f32(0.0)
         sums[unit, :] = 0.0
+        grad = partial[unit]
         for start in range(unit * LANES, points.size, units * LANES):
             end = min(start + LANES, points.size)
-            block(
-                theta, task, points[start:end], drawn[start:end], factors, work, thread, partial[unit],
-                g_first[start:end], g_second[start:end], sums[unit],
-            )  # fmt: skip
+            block = points[start:end]
+            gather_block(first.table, first.rows, first.weights, block, code[0, 0])
+            first_layer(theta, ode, code[0, 0], buffers[0, 0])
+            forward(theta, ode, buffers[0], out[0], False)
+            if own:
+                gather_block(second.table, second.rows, second.weights, block, code[1, 0])
+                first_layer(theta, att_net, code[1, 0], buffers[1, 0])
+                forward(theta, att_net, buffers[1], out[1], False)
+            for s in range(LANES):
+                at[0, s] = f32(batch.cbf_scale) * np.exp(out[0, 0, s])
+                at[1, s] = f32(batch.att_scale) * np.exp(out[1 if own else 0, 0, LANES + s])
+                at[2, s] = f32(0.0)
+                at[3, s] = f32(0.0)
+            if task.objective == CLOSED_FORM:
+                sums[unit, 0] += closed_form_block(
+                    batch, block, task.physics, factors[0], at, work.model[thread], work.lane[thread]
+                )
+            else:
+                first_layer(theta, tissue, code[0, 0], place[0])
+                place[1, :] = f32(0.0)
+                signal_block(theta, task, block, drawn[start:end], factors, work, thread, grad, sums[unit])
+            for s in range(LANES):
+                out[0, 2, s] = at[2, s] * at[0, s]
+                out[0, 2, LANES + s] = f32(0.0) if own else at[3, s] * at[1, s]
+                out[1, 2, s] = f32(0.0)
+                out[1, 2, LANES + s] = at[3, s] * at[1, s]
+            backward(theta, ode, buffers[0], out[0], gradient, grad, False)
+            first_layer_gradient(theta, ode, code[0, 0], gradient[0], grad, code[0, 1])
+            if task.objective != CLOSED_FORM:
+                first_layer_gradient(theta, tissue, code[0, 0], place[1], grad, code[0, 2])
+                add(code[0, 2], code[0, 1])
+            spread(code[0, 1], g_first[start:end])
+            if own:
+                backward(theta, att_net, buffers[1], out[1], gradient, grad, False)
+                first_layer_gradient(theta, att_net, code[1, 0], gradient[0], grad, code[1, 1])
+                spread(code[1, 1], g_second[start:end])
 
 
 @njit(**ENTRY)
