@@ -5,7 +5,7 @@
 On the healthy phantom both noise levels, on the hard ones tSNR 1.5. `benchmarks/phantom.csv` has the scores that the
 chapter shows, written as a fit ends; a run that was stopped goes on where it was. `--again` forgets a method's rows
 first, as after a change of its code. The maps of the healthy phantom stay in build/benchmarks/phantom, because bias and
-noise can be told apart only when all seeds are there.
+noise can be told apart only when all seeds are there; one slice of those of the first seed is stored beside the CSV.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ import numpy as np
 from aslpinn.data import Phantom, simulate
 from aslpinn_book.chapters import benchmark
 from aslpinn_book.chapters.benchmark_tables import SPECIAL
+from aslpinn_book.chapters.shared import axial_slices
 
 VOXEL_SIZE = (3.0, 3.0, 7.0)
 HEALTHY = ("field", "field-unguided", "nlls", "smoothed", "vb", "vb-prior", "svb", "pinn-single")
 HARD = ("field", "nlls", "smoothed", "svb", "pinn-single")
+SHOWN = ("field", "pinn-single", "nlls", "vb", "svb", "smoothed")
 SCORES = ("pcc", "ssim", "rmse", "bias", "relative_bias", "coverage")
 MAPS = Path("build/benchmarks/phantom")
 Key = tuple[str, str, float, int]  # method, phantom, tSNR, seed
@@ -92,6 +94,17 @@ def of_all_seeds(rows: list[benchmark.Score]) -> list[benchmark.Score]:
     return found
 
 
+def write_slices(path: Path) -> None:
+    """Store one axial slice of each method's maps of the first seed, (X, Y) float16: METHOD-TSNR-cbf or -att."""
+    level = axial_slices(phantom_of(("", "healthy", benchmark.TSNRS[0], 0)).mask, 3)[1]
+    slices: dict[str, np.ndarray] = {"level": np.array(level)}
+    for method, tsnr in product(SHOWN, benchmark.TSNRS):
+        if (file := map_file((method, "healthy", tsnr, 0))).is_file():
+            with np.load(file) as maps:
+                slices |= {f"{method}-{tsnr:g}-{key}": maps[key][..., level].astype(np.float16) for key in maps}
+    np.savez_compressed(path, **slices)  # type: ignore[arg-type]
+
+
 def main() -> None:
     """Fit what the file lacks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -108,6 +121,7 @@ def main() -> None:
         print(f"{number} of {len(todo)}: {key[0]} on {key[1]}, tSNR {key[2]:g}, seed {key[3]}", flush=True)
         write(rows, arguments.out)
     write(rows + of_all_seeds(rows), arguments.out)
+    write_slices(arguments.out.with_name("phantom-maps.npz"))
 
 
 def write(rows: list[benchmark.Score], path: Path) -> None:

@@ -80,12 +80,11 @@ def test_csv_and_table_hold_every_row(quick, tmp_path):
     text = benchmark_tables.table(quick)
     assert "nlls" in text
     assert "smoothed" in text
-    for made in (benchmark_tables.scores_table(quick), benchmark_tables.paper_table(quick, ["nlls"])):
-        widths = {line.count("|") for line in made.splitlines()}
-        assert len(widths) == 1
-    assert "**pinn, published** | not stated | 0.825 | 0.969 | 0.951 | 0.995" in benchmark_tables.paper_table(
-        quick, ["nlls"]
-    )
+    published = benchmark_tables.paper_table(quick, 1.5, ["nlls"])
+    made = [benchmark_tables.scores_table(quick, 1.5, what) for what in benchmark_tables.TABLES]
+    for text in (published, *made):
+        assert len({line.count("|") for line in text.splitlines()}) == 1
+    assert "*pinn, published* | 0.825 | 0.969 | 0.951 | 0.995" in published
     (tmp_path / "broken.csv").write_text("estimator,phantom\nnlls,healthy\n")
     with pytest.raises(InputError, match=r"broken\.csv"):
         benchmark.read_csv(tmp_path / "broken.csv")
@@ -115,7 +114,23 @@ def test_hard_phantoms_have_regions_of_their_own():
     high = benchmark.summary(rows, phantom="arterial", region="artery", metric="cbf_relative_bias")[0]
     assert high > 0.1  # blood in arteries is taken for perfusion
     text = benchmark_tables.special_table(rows, 1.5)
-    assert "tumor: CBF contrast kept (tumor)" in text
+    assert "tumor: CBF kept (%)" in text
+
+
+def test_a_table_has_the_best_in_bold_and_a_spread_from_three_seeds_on():
+    def rows(name, values, metric="cbf_pcc", region="mask"):
+        return [
+            benchmark.Score(name, "healthy", 1.5, seed, region, metric, value, 1.0) for seed, value in enumerate(values)
+        ]
+
+    made = rows("nlls", [0.7, 0.8, 0.9]) + rows("vb", [0.9, 0.9])
+    made += rows("nlls", [0.1, 0.1, 0.1], "cbf_relative_bias", "gm") + rows(
+        "vb", [-0.02, -0.02], "cbf_relative_bias", "gm"
+    )
+    made += [benchmark.Score("vb", "healthy", 1.5, benchmark.ALL_SEEDS, "mask", "cbf_pcc", 0.0, 1.0)]
+    lines = benchmark_tables.scores_table(made, 1.5, "cbf").splitlines()
+    assert lines[2] == "| `nlls` | 0.800 ±\N{NO-BREAK SPACE}0.100 | - | +10.0 ±\N{NO-BREAK SPACE}0.0 | - |"
+    assert lines[3] == "| `vb` | **0.900** | - | **-2.0** | - |"
     assert "delayed: ATT bias, s (late)" in text
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aslpinn.markdown import table as markdown_table
 
-from .benchmark import PAPER_TABLE_3, PHANTOMS, Score, summary
+from .benchmark import ALL_SEEDS, PAPER_TABLE_3, PHANTOMS, Score, values_of
 
 #: Scores of the paper's Table 3, in its order.
 TABLE_3 = (("cbf", "ssim"), ("cbf", "pcc"), ("att", "ssim"), ("att", "pcc"))
@@ -23,90 +25,133 @@ SPECIAL: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def cell(rows: Sequence[Score], where: Mapping[str, object], percent: bool = False) -> str:
-    """Mean over noise seeds of the rows whose fields are as in `where`, ± SD from three on: two say little of a spread.
+@dataclass(frozen=True)
+class Column:
+    """A score in a table: its metric, the region, and what is best: the highest, or the nearest to `goal`.
 
-    "-" where there is none.
+    factor 100 states a share in percent.
     """
-    found = [row for row in rows if all(getattr(row, key) == value for key, value in where.items())]
-    if not found:
-        return "-"
-    mean, sd = summary(found)
-    text = f"{100 * mean:+.1f} %" if percent else f"{mean:.3f}"
-    if len(found) < SPREAD_SEEDS:
-        return text
-    return f"{text} ± {100 * sd:.1f}" if percent else f"{text} ± {sd:.3f}"
+
+    metric: str
+    region: str = "mask"
+    goal: float | None = None
+    factor: float = 1.0
+    digits: int = 3
+
+    def text(self, values: NDArray[np.float64]) -> str:
+        """Mean over noise seeds, ± SD from three on: two say little of a spread; "-" where there is none."""
+        if not values.size:
+            return "-"
+        scaled = self.factor * values
+        sign = "+" if self.goal == 0 else ""
+        text = f"{scaled.mean():{sign}.{self.digits}f}"
+        if values.size < SPREAD_SEEDS:
+            return text
+        return f"{text} ±\N{NO-BREAK SPACE}{scaled.std(ddof=1):.{self.digits}f}"
+
+    def best(self, means: Sequence[float]) -> float:
+        """How far the best of some means is from the goal."""
+        return float(np.nanmin([self.distance(mean) for mean in means]))
+
+    def distance(self, mean: float) -> float:
+        """How far a mean is from the goal, in digits that are shown."""
+        off = -mean if self.goal is None else abs(mean - self.goal)
+        return round(self.factor * off, self.digits)
+
+
+#: The tables of the chapter on results: header -> column; all of one noise level.
+TABLES: dict[str, dict[str, Column]] = {
+    "cbf": {
+        "PCC": Column("cbf_pcc"),
+        "SSIM": Column("cbf_ssim"),
+        "bias GM (%)": Column("cbf_relative_bias", "gm", 0, 100, 1),
+        "bias WM (%)": Column("cbf_relative_bias", "wm", 0, 100, 1),
+    },
+    "att": {
+        "PCC": Column("att_pcc"),
+        "SSIM": Column("att_ssim"),
+        "bias GM (s)": Column("att_bias", "gm", 0),
+        "bias WM (s)": Column("att_bias", "wm", 0),
+    },
+    "coverage": {
+        f"{key.upper()}, {tissue.upper()} (%)": Column(f"{key}_coverage", tissue, 0.95, 100, 1)
+        for key in ("cbf", "att")
+        for tissue in ("gm", "wm")
+    },
+    "volume": {f"{key.upper()} {score.upper()}": Column(f"{key}_{score}", "volume") for key, score in TABLE_3},
+}
+
+
+def _values(rows: Sequence[Score], name: str, column: Column) -> NDArray[np.float64]:
+    here = [row for row in rows if row.seed != ALL_SEEDS]
+    return values_of(here, estimator=name, region=column.region, metric=column.metric)
+
+
+def _bold(columns: Sequence[Column], found: Sequence[Sequence[NDArray[np.float64]]]) -> list[list[str]]:
+    """Cells of rows of methods, the best of each column in bold."""
+    cells = [[column.text(values) for column, values in zip(columns, row, strict=True)] for row in found]
+    for place, column in enumerate(columns):
+        means = [row[place].mean() if row[place].size else np.nan for row in found]
+        if np.isfinite(means).sum() < 2:
+            continue
+        for row, mean in zip(cells, means, strict=True):
+            if column.distance(mean) == column.best(means):
+                row[place] = f"**{row[place]}**"
+    return cells
+
+
+def scores_table(rows: Sequence[Score], tsnr: float, what: str, methods: Sequence[str] | None = None) -> str:
+    """Markdown: a row a method, the columns of TABLES[what] on the healthy phantom at one noise level, best in bold."""
+    here = [row for row in rows if (row.phantom, row.tsnr) == ("healthy", tsnr)]
+    names = list(methods or dict.fromkeys(row.estimator for row in here))
+    columns = TABLES[what]
+    found = [[_values(here, name, column) for column in columns.values()] for name in names]
+    cells = _bold(list(columns.values()), found)
+    return markdown_table(["method", *columns], [[f"`{n}`", *row] for n, row in zip(names, cells, strict=True)])
+
+
+def paper_table(rows: Sequence[Score], tsnr: float, methods: Sequence[str]) -> str:
+    """Markdown: the paper's Table 3 at one noise level, as published, above ours over the whole volume."""
+    lines = []
+    for name in ("pinn", "nlls"):
+        published = [f"{PAPER_TABLE_3[tsnr, key, score][name]:.3f}" for key, score in TABLE_3]
+        lines.append([f"*{name}, published*", *published])
+    here = [row for row in rows if (row.phantom, row.tsnr) == ("healthy", tsnr)]
+    columns = TABLES["volume"]
+    for name in methods:
+        lines.append([f"`{name}`", *(column.text(_values(here, name, column)) for column in columns.values())])
+    return markdown_table(["method", *columns], lines)
+
+
+#: Metric of a hard phantom -> what is best of it.
+_HARD = {
+    "contrast_kept": (1.0, 100.0, 0, " kept (%)"),
+    "relative_bias": (0.0, 100.0, 1, " bias (%)"),
+    "bias": (0.0, 1.0, 2, " bias (s)"),
+    "ssim": (None, 1.0, 3, " SSIM"),
+}
+
+
+def special_table(rows: Sequence[Score], tsnr: float) -> str:
+    """Markdown: a column a method, two scores of what makes each hard phantom hard, see SPECIAL; one tSNR."""
+    here = [row for row in rows if row.tsnr == tsnr and row.phantom in SPECIAL]
+    methods = list(dict.fromkeys(row.estimator for row in here))
+    lines = []
+    for brain, (region, names) in SPECIAL.items():
+        some = [row for row in here if row.phantom == brain]
+        for metric in names if some else ():
+            key, _, kind = metric.partition("_")
+            goal, factor, digits, words = _HARD[kind]
+            column = Column(metric, region, goal, factor, digits)
+            cells = _bold([column], [[_values(some, name, column)] for name in methods])
+            lines.append([f"{brain}: {key.upper()}{words}", *(row[0] for row in cells)])
+    return markdown_table(["phantom: score", *(f"`{name}`" for name in methods)], lines)
 
 
 def seconds_of(rows: Sequence[Score], name: str, tsnr: float) -> float:
     """Mean seconds of a method's fits."""
     by_seed = {row.seed: row.seconds for row in rows if (row.estimator, row.tsnr) == (name, tsnr)}
     return float(np.mean(list(by_seed.values())))
-
-
-def scores_table(rows: Sequence[Score], phantom: str = "healthy", region: str = "mask") -> str:
-    """Markdown: by tSNR and method PCC and SSIM over the region, bias of CBF by tissue, 95 % coverage, seconds."""
-    here = [row for row in rows if row.phantom == phantom]
-    header = ["tSNR", "method", "CBF PCC", "CBF SSIM", "ATT PCC", "ATT SSIM"]
-    header += ["CBF bias GM (%)", "CBF bias WM (%)", "seconds"]
-    lines = []
-    for tsnr in sorted({row.tsnr for row in here}, reverse=True):
-        for name in dict.fromkeys(row.estimator for row in here):
-            at: dict[str, object] = {"estimator": name, "tsnr": tsnr}
-            scores = [f"{key}_{kind}" for key in ("cbf", "att") for kind in ("pcc", "ssim")]
-            cells = [cell(here, at | {"region": region, "metric": metric}) for metric in scores]
-            biases = [cell(here, at | {"region": t, "metric": "cbf_relative_bias"}, percent=True) for t in ("gm", "wm")]
-            cells += [bias.replace(" %", "") for bias in biases]  # the unit is in the header
-            lines.append([tsnr, name, *cells, f"{seconds_of(here, name, tsnr):.1f}"])
-    return markdown_table(header, lines)
-
-
-def coverage_table(rows: Sequence[Score], phantom: str = "healthy") -> str:
-    """Markdown: share of voxels whose 95 % interval holds the truth, by tSNR and method, CBF and ATT in GM and WM."""
-    here = [row for row in rows if row.phantom == phantom]
-    lines = []
-    for tsnr in sorted({row.tsnr for row in here}, reverse=True):
-        for name in dict.fromkeys(row.estimator for row in here):
-            shares = [
-                cell(here, {"estimator": name, "tsnr": tsnr, "region": tissue, "metric": f"{key}_coverage"})
-                for key in ("cbf", "att")
-                for tissue in ("gm", "wm")
-            ]
-            lines.append([tsnr, name, *shares])
-    return markdown_table(["tSNR", "method", "CBF, GM", "CBF, WM", "ATT, GM", "ATT, WM"], lines)
-
-
-def paper_table(rows: Sequence[Score], methods: Sequence[str]) -> str:
-    """Markdown: the paper's Table 3, as published, above ours over the whole volume and inside the mask."""
-    lines = []
-    for tsnr in sorted({row.tsnr for row in rows}, reverse=True):
-        for name in ("pinn", "nlls"):
-            published = [f"{PAPER_TABLE_3[tsnr, key, score][name]:.3f}" for key, score in TABLE_3]
-            lines.append([tsnr, f"**{name}, published**", "not stated", *published])
-        for region in ("volume", "mask"):
-            for name in methods:
-                at: dict[str, object] = {"estimator": name, "tsnr": tsnr, "phantom": "healthy", "region": region}
-                ours = [cell(rows, at | {"metric": f"{key}_{score}"}) for key, score in TABLE_3]
-                lines.append([tsnr, f"{name}, ours", region, *ours])
-    return markdown_table(["tSNR", "method", "region", "CBF SSIM", "CBF PCC", "ATT SSIM", "ATT PCC"], lines)
-
-
-def special_table(rows: Sequence[Score], tsnr: float) -> str:
-    """Markdown: a column a method, two scores of what makes each hard phantom hard, see SPECIAL; one tSNR."""
-    here = [row for row in rows if row.tsnr == tsnr]
-    brains = [name for name in SPECIAL if any(row.phantom == name for row in here)]
-    methods = list(dict.fromkeys(row.estimator for row in here if row.phantom in brains))
-    lines = []
-    for brain in brains:
-        region, names = SPECIAL[brain]
-        for metric in names:
-            percent = metric.endswith(("kept", "relative_bias"))
-            cells = []
-            for name in methods:
-                at: dict[str, object] = {"estimator": name, "phantom": brain, "region": region, "metric": metric}
-                cells.append(cell(here, at, percent).lstrip("+" if metric.endswith("kept") else ""))
-            lines.append([f"{brain}: {_words(metric)} ({region})", *cells])
-    return markdown_table(["phantom: score (region)", *methods], lines)
 
 
 def _words(metric: str) -> str:
