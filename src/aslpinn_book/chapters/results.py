@@ -90,6 +90,25 @@ def method_dots(
     return figure
 
 
+def stored_slices(path: str | Path, tsnr: float) -> tuple[int, dict[str, dict[str, Float]]]:
+    """Axial slice that benchmarks/phantom.py stored at a noise level: its number, and method -> map -> (X, Y, 1).
+
+    Raises
+    ------
+    InputError
+        Where there is no such file.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file; expected the maps that benchmarks/phantom.py writes")
+    found: dict[str, dict[str, Float]] = {}
+    with np.load(path) as stored:
+        for name in stored.files:
+            method, _, rest = name.rpartition(f"-{tsnr:g}-")
+            if method:
+                found.setdefault(method, {})[rest] = stored[name].astype(np.float32)[..., None]
+        return int(stored["level"]), found
+
+
 def paper_runs(path: str | Path) -> DataFrame:
     """Rows of a CSV that benchmarks/paper.py wrote: a training of the paper's method each, or an epoch of one.
 
