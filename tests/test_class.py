@@ -9,9 +9,11 @@ from typing import Any
 import jupytext
 import numpy as np
 import pytest
+import torch
 
 from aslpinn import Acquisition
 from aslpinn.errors import FitError
+from aslpinn.physics import delta_m_ode
 from aslpinn_book.chapters import class_kinetics, class_losses, classroom
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,10 +115,42 @@ def test_bounds_of_a_plan_scale_with_noise_and_scan_time():
     assert class_kinetics.Budget().bounds([1.0]) == (np.inf, np.inf)
 
 
-def test_a_loss_that_is_not_finite_stops_the_training():
+def lesson_of_noise():
     shape = (6, 6, 2)
     timing = Acquisition([0.6] * 5, [0.1, 0.7, 1.3, 1.9, 2.5])
     series = np.random.default_rng(0).normal(1e-3, 1e-4, (*shape, len(timing)))
-    lesson = class_losses.Lesson(series, np.ones(shape), timing, (3.0, 3.0, 7.0))
-    with pytest.raises(FitError, match="epoch 1"):
-        lesson.train(lambda batch: batch.fitted.mean() * float("nan"), 2)
+    return class_losses.Lesson(series, np.ones(shape), timing, (3.0, 3.0, 7.0))
+
+
+def test_a_loss_that_is_not_finite_stops_the_training():
+    networks = (lesson := lesson_of_noise()).networks()
+    with pytest.raises(FitError, match="step 1"):
+        class_losses.train(networks, lambda _: networks.encoding.table.sum() * np.nan, lesson.optimizer(networks, 2), 2)
+
+
+def test_the_residual_and_the_signal_of_the_lesson_are_the_cores():
+    lesson = lesson_of_noise()
+    cbf, att = torch.tensor([[30.0], [70.0]]), torch.tensor([[0.7], [1.4]])
+    _, t = lesson.draw(2)
+    fitted, slope = torch.rand(t.shape), torch.rand(t.shape)
+    for edge, width in ((class_losses.step, 0.0), (class_losses.soft_step, 0.05)):
+        given = (lesson.inflow(cbf, att), lesson.decay(cbf), att, lesson.tau, t, edge)
+        found = class_losses.residual(slope, fitted, *given)
+        p = delta_m_ode(fitted / lesson.scale, cbf, att, t - lesson.tau, lesson.tau, edge_width=width) * lesson.scale
+        assert torch.allclose(found, slope - p, atol=1e-4)
+    s = class_losses.slope_of(lambda t: lesson.buxton(cbf, att, t), t)
+    off = class_losses.residual(s, lesson.buxton(cbf, att, t), *given[:-1], class_losses.step)
+    assert off.detach().abs().median() < 1e-5, "Buxton's solution obeys the equation"
+
+
+def test_a_derivative_that_cannot_be_differentiated_again_is_not_right(capsys):
+    def once(f, t):
+        t = t.detach().requires_grad_()
+        return torch.autograd.grad(f(t).sum(), t)[0]
+
+    assert class_losses.solved_slope("Task 2", once) is class_losses.slope_of
+    assert "Task 2: stops with" in capsys.readouterr().out
+    assert class_losses.solved_slope("Task 2", lambda f, t: None) is class_losses.slope_of
+    mine = class_losses.slope_of
+    assert class_losses.solved_slope("Task 2", mine) is mine
+    assert capsys.readouterr().out.endswith("Task 2: right.\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,18 +11,22 @@ from numpy.typing import NDArray
 Float = NDArray[np.floating]
 
 
-def solved(task: str, mine: Any, reference: Any, arguments: Sequence[Any] = (), rtol: float = 1e-3) -> Any:
+Arguments = Sequence[Any] | Callable[[], Sequence[Any]]
+
+
+def solved(task: str, mine: Any, reference: Any, arguments: Arguments = (), rtol: float = 1e-3) -> Any:
     """What a page goes on with: a student's answer where it is right, else the reference; prints which, never raises.
 
-    mine is a value, or a function that is tried on `arguments` (reference then too); None or ... means not written
-    yet. Values are compared with a tolerance of rtol, relative to the largest of the reference.
+    mine is a value, or a function that is tried on `arguments` (reference then too; a function makes them anew for
+    each); None or ... means not written yet. Values are compared with a tolerance of rtol, relative to the largest of
+    the reference.
     """
     try:
-        found = mine(*arguments) if callable(mine) else mine
+        found = mine(*_made(arguments)) if callable(mine) else mine
         if found is None or found is ...:
             print(f"{task}: not written yet. The page goes on with the book's own answer.")
             return reference
-        expected = reference(*arguments) if callable(reference) else reference
+        expected = reference(*_made(arguments)) if callable(reference) else reference
         words = _difference(found, expected, rtol)
     except Exception as error:  # whatever a student wrote: said, and the page goes on
         print(f"{task}: stops with {type(error).__name__}: {error}. The page goes on with the book's own answer.")
@@ -32,6 +36,10 @@ def solved(task: str, mine: Any, reference: Any, arguments: Sequence[Any] = (), 
         return reference
     print(f"{task}: right.")
     return mine
+
+
+def _made(arguments: Arguments) -> Sequence[Any]:
+    return arguments() if callable(arguments) else arguments
 
 
 def _difference(found: Any, expected: Any, rtol: float) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from aslpinn.maps.style import CATEGORICAL, QUANTITIES, colorbar, styled, subplots
 
-from .shared import Float
+from .shared import Float, draw_slice
 
 
 @styled
@@ -94,4 +94,17 @@ def region_maps(
     found = show(panels[-1], member, "region found", cmap="cividis", vmin=0, vmax=1)
     bar = figure.colorbar(found, ax=panels[-1], location="bottom", label="in the region", ticks=[0, 1])
     bar.ax.set_xticklabels(["no", "yes"])
+    return figure
+
+
+@styled
+def steps(maps: Mapping[str, Mapping[str, Float]], mask: NDArray[np.bool_], k: int) -> Figure:
+    """One axial slice of CBF (above) and ATT (below), a column a name."""
+    figure, panels = subplots(2, len(maps), figsize=(2.3 * len(maps) + 0.8, 5.0), squeeze=False)
+    for row, key in zip(panels, ("cbf", "att"), strict=True):
+        for axes, (name, pair) in zip(row, maps.items(), strict=True):
+            image = draw_slice(axes, pair[key], mask, k, QUANTITIES[key])
+            if key == "cbf":
+                axes.set_title(name)
+        colorbar(image, row, key)
     return figure
