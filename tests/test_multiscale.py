@@ -12,8 +12,8 @@ from scipy.special import polygamma
 
 import aslpinn
 from aslpinn import Acquisition, Constants, InputError, load_subject
+from aslpinn.estimation.estimate import ARTERY, NOT_CONVERGED
 from aslpinn.estimation.field import solver
-from aslpinn.estimation.field.fit import ARTERY, NOT_CONVERGED
 from aslpinn.estimation.field.likelihood import (
     Likelihood,
     inverse_trigamma,

@@ -8,7 +8,7 @@ from scipy.ndimage import convolve, gaussian_filter
 
 from aslpinn import Acquisition, fit, simulate
 from aslpinn.estimation import regions
-from aslpinn.estimation.field.fit import REGION
+from aslpinn.estimation.estimate import REGION
 from aslpinn.estimation.problem import Timing
 from aslpinn.estimation.regions import RegionSearch
 from aslpinn.maps import metrics

@@ -29,8 +29,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.transform import Rotation
-from scipy.special import fdtrc
 
 from ..threads import together
 from .motion_image import (
@@ -242,6 +240,8 @@ def without_contrast(conditions: Sequence[str] | None, transforms: dict[int, Rig
     more, a parameter is the sum of a part of the turn, one of the condition and a rest; that of the condition is left
     out where an F test finds it. (Motion at random, or a single jump, gives an F near 1.)
     """
+    from scipy.special import fdtrc
+
     if conditions is None:
         return transforms
     rows: dict[str, list[int]] = {}
@@ -264,6 +264,8 @@ def without_contrast(conditions: Sequence[str] | None, transforms: dict[int, Rig
 
 def vector(transform: Rigid) -> Float:
     """Translation in mm and rotation vector in rad of a transform: (6,)."""
+    from scipy.spatial.transform import Rotation  # slow to import, and most series need no motion correction
+
     return np.concatenate([transform.translation, Rotation.from_matrix(transform.rotation).as_rotvec()])
 
 
@@ -273,6 +275,8 @@ def settle(grid: Grid, head: Mask, transforms: dict[int, Rigid]) -> tuple[Rigid,
     At the mean position of the volumes where the head is everywhere less than half a voxel from the reference (RMS over
     the head), else at the reference itself.
     """
+    from scipy.spatial.transform import Rotation
+
     points = grid.points(head)
     moves = transforms.values()
     largest = max(float(np.sqrt(np.mean(np.sum((_apply(move, points) - points) ** 2, axis=0)))) for move in moves)

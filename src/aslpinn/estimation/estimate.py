@@ -10,6 +10,17 @@ from numpy.typing import NDArray
 
 Volume = NDArray[np.float32]
 
+#: Bits of a voxel's flags, and what they mean.
+AT_BOUND, PRIOR_DOMINATED, NOT_CONVERGED, MISFIT, ARTERY, REGION = 1, 2, 4, 8, 16, 32
+FLAGS = {
+    AT_BOUND: "CBF or ATT at a physiological bound",
+    PRIOR_DOMINATED: "the data narrow CBF or ATT by less than 30 % from its spread over the brain",
+    NOT_CONVERGED: "CBF or ATT still changed by more than half an SD in the last iteration",
+    MISFIT: "residual above the 99.9th percentile of noise",
+    ARTERY: "an artery passes (probability above 0.5)",
+    REGION: "in a focal region whose arrival is not that of its surroundings (probability above 0.5)",
+}
+
 
 @dataclass
 class Estimate:

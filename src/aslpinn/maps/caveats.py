@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..estimation.field.fit import PRIOR_DOMINATED
+from ..estimation.estimate import PRIOR_DOMINATED
 from ..markdown import words
 from .quality import THRESHOLDS, noise_sd, residual_over_noise
 

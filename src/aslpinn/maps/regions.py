@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..estimation.field.fit import PRIOR_DOMINATED
+from ..estimation.estimate import PRIOR_DOMINATED
 from ..markdown import table, words
 from .metrics import tissue_region
 

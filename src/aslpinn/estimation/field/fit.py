@@ -38,7 +38,8 @@ from ...fields.gaussian import Fourier, GaussianLevels
 from ...physics import ATT_BOUNDS, CBF_BOUNDS
 from ...smoothing import smooth_inside
 from ...threads import workers
-from ..estimate import Estimate
+from ..contrast import RESTORED, local_contrast
+from ..estimate import ARTERY, AT_BOUND, FLAGS, MISFIT, NOT_CONVERGED, PRIOR_DOMINATED, REGION, Estimate
 from ..mixture import Mixture, VoxelMixture, VoxelPrior
 from ..options import FieldOptions
 from ..problem import Problem, Request, chi2_quantile
@@ -64,10 +65,6 @@ AGAIN = 4  # iterations after a region was put in
 STEPS_WITH_REGION = 40  # most solver steps for the map where a region's fields share voxels with those of the brain
 START_KERNEL = 1.13  # shortest voxel edges, SD of the Gaussian before the grid search that starts the fit
 START_ATT_SD, REGION_ATT_SD = 0.15, 0.1  # s, width of the first linearization, of the first with a region at least
-LOCAL = 5.0  # shortest voxel edges, SD of the Gaussian whose residual is called local contrast
-#: Exponents of the gain that restores the contrast of CBF and ATT: at 1 a map is as varied as the truth, at 2 means
-#: over tissues are unbiased and noise is raised as much. Means over tissues are what is reported of CBF.
-RESTORED = np.array([1.25, 1.0])
 COUPLING_REACH = 0.03  # s per CBF_UNIT, largest first step of the coupling
 #: Most iterations with everything learned, and changes in SDs (99.9th percentile): settled, and far from it.
 SETTLE, SETTLED_SD, FAR_SD = 6, 0.05, 0.5
@@ -75,16 +72,6 @@ CORRELATED_DRAWS = 2  # pairs of members that tell how much wider errors are wit
 MEMBER_SEEDS = 7919  # keeps the members' seeds apart from those of the hyperparameters
 UNITS = np.array([CBF_UNIT, 1.0])
 UNITS_SQUARED = np.array([[CBF_UNIT**2], [CBF_UNIT], [1.0]])  # of cbf-cbf, cbf-att and att-att
-
-AT_BOUND, PRIOR_DOMINATED, NOT_CONVERGED, MISFIT, ARTERY, REGION = 1, 2, 4, 8, 16, 32
-FLAGS = {
-    AT_BOUND: "CBF or ATT at a physiological bound",
-    PRIOR_DOMINATED: "the data narrow CBF or ATT by less than 30 % from its spread over the brain",
-    NOT_CONVERGED: "CBF or ATT still changed by more than half an SD in the last iteration",
-    MISFIT: "residual above the 99.9th percentile of noise",
-    ARTERY: "an artery passes (probability above 0.5)",
-    REGION: "in a focal region whose arrival is not that of its surroundings (probability above 0.5)",
-}
 
 
 def fit_field(problem: Problem, request: Request, options: FieldOptions) -> Estimate:
@@ -152,9 +139,7 @@ class Brain:
 
     def local(self, maps: NDArray[np.floating]) -> Floats:
         """Maps (F, N) minus their smooth part: contrast between tissues, without that between regions."""
-        sigma = [LOCAL * min(self.voxel_size) / size for size in self.voxel_size]
-        maps = maps.astype(np.float64)
-        return maps - smooth_inside(maps.T, self.problem.mask, sigma).T
+        return local_contrast(maps.T.astype(np.float64), self.problem.mask, self.voxel_size).T
 
     def covariance(self, errors: Sequence[NDArray[np.floating]], precision: NDArray[np.floating]) -> Floats:
         """Covariance (3, N) of members' errors, averaged with nearby voxels, for few members say little of one voxel.

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 from scipy.special import digamma, gammaln, polygamma
 
 from ...fields.gaussian import Floats, GaussianLevels
@@ -139,6 +138,8 @@ def noise_spectrum(problem: Problem, noise: Doubles, levels: GaussianLevels, see
     spread = (problem.volumes - problem.signal[:, problem.pair]).T / np.sqrt(noise, dtype=np.float32)
     found = levels.power(spread).sum(axis=0)
     rng = np.random.default_rng(seed)
+    from scipy.optimize import nnls  # slow to import, and networks take repeat_noise from here
+
     of_levels = np.zeros((len(found), len(found)))
     for _ in range(4):
         of_levels += levels.power(levels.down(np.sqrt(levels.spectra) * levels.white(rng, len(found)))).T

@@ -8,9 +8,8 @@ import numpy as np
 
 from ...errors import InputError
 from ...physics import ATT_BOUNDS, CBF_BOUNDS
-from ...smoothing import smooth_inside
+from ..contrast import RESTORED, local_contrast
 from ..estimate import Estimate
-from ..field.fit import LOCAL, RESTORED
 from ..field.likelihood import repeat_noise
 from ..mixture import VoxelMixture, VoxelPrior
 from ..problem import Floats, Problem, Request
@@ -114,8 +113,7 @@ def with_contrast(problem: Problem, request: Request, cbf: Floats, sd: Floats) -
     truth's local variance is that of the map plus that of its errors, and the power is the field's, with which means
     over tissues are least biased.
     """
-    sigma = [LOCAL * min(request.voxel_size) / size for size in request.voxel_size]
-    local = cbf - smooth_inside(cbf, problem.mask, sigma)
+    local = local_contrast(cbf, problem.mask, request.voxel_size)
     gain = float(np.clip((1 + np.mean(sd**2) / max(float(np.var(local)), 1e-12)) ** (RESTORED[0] / 2), 1.0, 2.0))
     restored = np.maximum(cbf + (gain - 1) * local, CBF_BOUNDS[0]).astype(np.float32)
     return restored, sd * np.float32(gain), gain
