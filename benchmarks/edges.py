@@ -30,7 +30,8 @@ from aslpinn.estimation import prepare
 from aslpinn.estimation.networks.autograd import AutogradEngine
 from aslpinn.estimation.networks.compiled import CompiledEngine
 from aslpinn.estimation.networks.config import PinnOptions
-from aslpinn.estimation.networks.objectives import Durations, pointwise
+from aslpinn.estimation.networks.durations import Durations
+from aslpinn.estimation.networks.objectives import TorchDurations, pointwise
 from aslpinn.estimation.networks.train import Samples, train
 from aslpinn.maps import metrics
 from aslpinn.physics import delta_m, delta_m_rate
@@ -117,7 +118,8 @@ def gradients(protocol: str, reading: str, width: float, dispersed: bool = False
     delay = KERNEL.dispersion_time_to_peak + 1 / KERNEL.dispersion_sharpness if dispersed else 0.0
     att = torch.tensor(true + off - delay, requires_grad=True)
     durations = Durations(timing)
-    times = durations.collocated(durations.nominal, torch.tensor(durations.draw(500, 4, rng)))
+    drawn = torch.tensor(durations.draw(500, 4, rng))
+    times = TorchDurations(durations).collocated(torch.tensor(durations.nominal), drawn)
     at = [values.double() for values in (times.pld, times.tau, times.slope)]
     flow, arrival = (torch.tensor(values)[:, None] for values in (cbf, true))
     signal, rate = delta_m(flow, arrival, *at[:2]), delta_m_rate(flow, arrival, *at)

@@ -7,7 +7,7 @@ import pytest
 
 from aslpinn import Acquisition, InputError
 from aslpinn.estimation.networks.config import PinnOptions
-from aslpinn.estimation.networks.objectives import Durations
+from aslpinn.estimation.networks.durations import Durations
 from aslpinn_book.chapters import ablations
 
 

@@ -15,7 +15,8 @@ from scipy.stats import gamma
 
 from aslpinn import Acquisition, InputError, fit
 from aslpinn.data import simulate
-from aslpinn.estimation.networks.objectives import Durations, closed_form
+from aslpinn.estimation.networks.durations import Durations
+from aslpinn.estimation.networks.objectives import TorchDurations, closed_form
 from aslpinn.physics import Constants, delta_m, delta_m_rate
 
 TYPICAL = Constants(dispersion_sharpness=7.4, dispersion_time_to_peak=0.15)
@@ -92,7 +93,9 @@ def test_estimators_that_know_of_it_find_the_truth(dispersed, estimator):
 def test_a_network_takes_the_kernel_into_its_loss(dispersed):
     inside, timing = dispersed.mask, dispersed.acquisition
     measured, cbf, att = (torch.tensor(1e3 * v[inside]) for v in (dispersed.series, dispersed.cbf, dispersed.att))
-    times = Durations(timing).acquired(torch.tensor(timing.post_labeling_delay, dtype=torch.float32)[None])
+    times = TorchDurations(Durations(timing)).acquired(
+        torch.tensor(timing.post_labeling_delay, dtype=torch.float32)[None]
+    )
     losses = [
         float(closed_form(measured, torch.ones(1, 11), cbf / 1e3, att / 1e3, times, constants, 1e3)["total"])
         for constants in (timing.constants, Constants())

@@ -8,7 +8,8 @@ import torch
 from scipy.interpolate import CubicSpline, PchipInterpolator
 
 from aslpinn import Acquisition
-from aslpinn.estimation.networks.objectives import Durations, closed_form, increments, pointwise
+from aslpinn.estimation.networks.durations import Durations
+from aslpinn.estimation.networks.objectives import TorchDurations, closed_form, increments, pointwise
 from aslpinn.physics import delta_m, delta_m_rate
 from aslpinn_book.chapters.losses import match_slope
 
@@ -25,7 +26,8 @@ def truth(acquisition, n=40, collocation=4, seed=0):
     cbf = 20 + 60 * torch.from_numpy(rng.random(n, np.float32))
     att = 0.7 + 1.0 * torch.from_numpy(rng.random(n, np.float32))
     durations = Durations(acquisition)
-    times = durations.collocated(durations.nominal, torch.from_numpy(durations.draw(n, collocation, rng)))
+    drawn = torch.from_numpy(durations.draw(n, collocation, rng))
+    times = TorchDurations(durations).collocated(torch.from_numpy(durations.nominal), drawn)
     signal = delta_m(cbf[:, None], att[:, None], times.pld, times.tau)
     rate = delta_m_rate(cbf[:, None], att[:, None], times.pld, times.tau, times.slope)
     return cbf, att, times, signal, rate
@@ -36,7 +38,7 @@ def test_every_objective_is_zero_at_the_truth(acquisition):
     cbf, att, times, signal, rate = truth(acquisition)
     scale, measured = 200.0, 200.0 * signal[:, : len(acquisition)]
     constants = acquisition.constants
-    acquired = Durations(acquisition).acquired(times.pld[:, : len(acquisition)])
+    acquired = TorchDurations(Durations(acquisition)).acquired(times.pld[:, : len(acquisition)])
     losses = [
         closed_form(measured, WEIGHT, cbf, att, acquired, constants, scale),
         increments(measured, WEIGHT, scale * signal, cbf, att, times, constants, scale),
@@ -65,9 +67,8 @@ def test_every_objective_rises_away_from_the_truth(acquisition):
 def test_collocation_times_are_uniform_between_the_first_and_the_last_delay_of_each_slice():
     durations = Durations(UNEQUAL)
     shift = torch.tensor([[0.0], [0.4]])
-    times = durations.collocated(
-        durations.nominal + shift, torch.from_numpy(durations.draw(2, 4000, np.random.default_rng(1)))
-    )
+    places = torch.from_numpy(durations.draw(2, 4000, np.random.default_rng(1)))
+    times = TorchDurations(durations).collocated(torch.from_numpy(durations.nominal) + shift, places)
     drawn = times.pld[:, 11:] - shift
     low, high = UNEQUAL.post_labeling_delay.min(), UNEQUAL.post_labeling_delay.max()
     assert float(drawn.min()) >= low - 1e-5

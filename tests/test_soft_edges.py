@@ -13,6 +13,7 @@ from aslpinn import Acquisition, InputError, fit, simulate
 from aslpinn.estimation import prepare
 from aslpinn.estimation.networks import compiled_physics
 from aslpinn.estimation.networks.config import PinnOptions
+from aslpinn.estimation.networks.objectives import TorchDurations
 from aslpinn.estimation.networks.train import Samples, edge_width
 from aslpinn.physics import Constants, delta_m, delta_m_ode, delta_m_rate
 
@@ -189,7 +190,7 @@ def test_the_initial_condition_is_one_more_sample_and_times_fall_from_there():
     assert not samples.signal[:, -1].any()
     assert samples.weight[0, -1] == pytest.approx(samples.weight[0, :-1].mean())
     drawn = torch.rand(500, 4, generator=torch.Generator().manual_seed(0))
-    times = samples.durations.collocated(torch.tensor(samples.pld), drawn)
+    times = TorchDurations(samples.durations).collocated(torch.tensor(samples.pld), drawn)
     assert times.t[:, delays].abs().max() < 1e-6
     between = times.t[:, delays + 1 :]
     assert 0 <= float(between.min()) < 0.05

@@ -122,6 +122,8 @@ def test_fits_without_autograd_and_check_load_nothing_that_they_do_not_need(tmp_
         "assert main(['fit', sys.argv[1], '--out', sys.argv[2], '--members', '2']) == 0\n"
         "closed_form = ['--estimator', 'pinn', '--objective', 'closed-form', '--members', '1', '--epochs', '1']\n"
         "assert main(['fit', sys.argv[1], '--out', sys.argv[2], *closed_form]) == 0\n"
+        "paper = ['--estimator', 'pinn', '--preset', 'paper', '--epochs', '1']\n"
+        "assert main(['fit', sys.argv[1], '--out', sys.argv[2], *paper]) == 0\n"
         f"heavy = {HEAVY!r}\n"
         "print(sorted(heavy & after_check), sorted(heavy & set(sys.modules)), 'numba' in after_check)"
     )

@@ -16,7 +16,7 @@ from ...fields.arrays import decay_rates
 from ..problem import Floats
 from . import objectives
 from .config import PinnOptions
-from .objectives import Durations, Losses
+from .objectives import Losses, TorchDurations
 from .train import Points, Samples, held_out_error
 
 EVALUATION_CHUNK = 65536  # voxels evaluated at a time
@@ -103,7 +103,7 @@ class AutogradEngine:
         )
         self.scale: Any = self._tensor(samples.scale) if isinstance(samples.scale, np.ndarray) else samples.scale
         self.constants = samples.problem.acquisition.constants
-        self.durations = Durations(samples.problem.acquisition, device, samples.initial)
+        self.durations = TorchDurations(samples.durations, device)
         self.edge_width = samples.edge_width
         self.kept = [] if samples.held_out is None else [self._tensor(values) for values in samples.kept]
         self.recorded = recorded and device.startswith("cuda") and name != "tinycudann"

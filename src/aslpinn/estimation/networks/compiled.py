@@ -175,8 +175,7 @@ def batch_of(samples: Samples, config: PinnOptions) -> Batch:
     if config.objective != "closed-form":
         durations = samples.durations
         timing = {
-            "tau": durations.tau.numpy().ravel(), "slope": durations.slope.numpy().ravel(),
-            "durations": durations.table.numpy(),
+            "tau": durations.tau.ravel(), "slope": durations.slope.ravel(), "durations": durations.table,
             "first": durations.first, "last": durations.last, "nominal": float(durations.nominal[0, 0]),
         }  # fmt: skip
     return Batch(

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ...physics import Acquisition, Constants, delta_m, delta_m_ode, delta_m_rate
+from ...physics import Constants, delta_m, delta_m_ode, delta_m_rate
+from .durations import Durations
 
 Losses = dict[str, Tensor]
 
@@ -33,35 +32,15 @@ class Times:
         return self.pld + self.tau
 
 
-class Durations:
-    """The acquired times and tau(PLD) between them, as the acquisition's fifth-order spline tabulated for torch.
+class TorchDurations:
+    """`Durations` as tensors on a device."""
 
-    With `initial` t = 0, where labeling began, is one more time, the last, and times fall from there on: tau is that of
-    the shortest PLD until then.
-    """
-
-    def __init__(
-        self,
-        acquisition: Acquisition,
-        device: str | torch.device = "cpu",
-        initial: bool = False,
-        points: int = 1025,
-    ) -> None:
-        def tensor(values: object) -> Tensor:
-            return torch.as_tensor(np.array(values), dtype=torch.float32, device=device)
-
-        pld, tau = acquisition.post_labeling_delay, acquisition.labeling_duration
-        slope, shortest = acquisition.duration_at(pld)[1], int(np.argmin(pld))
-        earliest, held = pld[shortest], tau[shortest]
-        if initial:
-            pld, tau, slope = np.append(pld, -held), np.append(tau, held), np.append(slope, 0.0)
-        self.first, self.last = float(pld.min()), float(pld.max())
-        grid = np.linspace(self.first, self.last, points)
-        table = np.where(grid < earliest, [[held], [0.0]], acquisition.duration_at(np.maximum(grid, earliest)))
-        self.table = tensor(table.T).contiguous()  # (points, 2): tau, slope
-        self.tau, self.slope = tensor(tau)[None], tensor(slope)[None]
-        self.nominal = tensor(pld)[None]
-        self.knots = (np.unique(pld) - self.first) / max(self.last - self.first, 1e-9)
+    def __init__(self, durations: Durations, device: str | torch.device = "cpu") -> None:
+        self.first, self.last = durations.first, durations.last
+        self.table, self.tau, self.slope, self.nominal = (
+            torch.as_tensor(values, device=device)
+            for values in (durations.table, durations.tau, durations.slope, durations.nominal)
+        )
 
     def at(self, pld: Tensor) -> tuple[Tensor, Tensor]:
         """Tau in s and d tau/dt at nominal delays (slice time not added), linear between the table's points."""
@@ -76,23 +55,8 @@ class Durations:
         """The acquired times of voxels with effective delays (n, D) or (1, D)."""
         return Times(pld, self.tau.expand_as(pld), self.slope.expand_as(pld))
 
-    def draw(self, n: int, count: int, rng: np.random.Generator, at: str = "uniform") -> NDArray[np.float32]:
-        """Random delays (n, count) as shares of the way from the first to the last PLD.
-
-        "uniform" is the paper's choice. "between" draws them towards the middle of the interval between two acquired
-        delays, into two fifths of it, "near" towards its ends, where the samples are.
-        """
-        drawn = rng.random((n, count), np.float32)
-        if at == "uniform" or len(self.knots) < 2:
-            return drawn
-        above = np.searchsorted(self.knots, drawn, side="right").clip(1, len(self.knots) - 1)
-        low, width = self.knots[above - 1], self.knots[above] - self.knots[above - 1]
-        place = (drawn - low) / width - 0.5
-        place = 0.4 * place if at == "between" else np.sign(place) * (0.5 - 0.4 * (0.5 - np.abs(place)))
-        return (low + width * (0.5 + place)).astype(np.float32)
-
     def collocated(self, pld: Tensor, drawn: Tensor) -> Times:
-        """The acquired times at effective delays (n, D) or (1, D), then collocation times drawn as by `draw`."""
+        """The acquired times at effective delays (n, D) or (1, D), then collocation times as `Durations.draw`."""
         acquired = self.acquired(pld.expand(len(drawn), -1))
         nominal = self.first + drawn * (self.last - self.first)
         tau, slope = self.at(nominal)

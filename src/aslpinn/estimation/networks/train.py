@@ -15,10 +15,10 @@ from ...errors import FitError, InputError
 from ...physics import Constants, delta_m
 from ..problem import Floats, Problem
 from .config import PinnOptions
+from .durations import Durations
 
 if TYPE_CHECKING:
     from ...fields.arrays import Table
-    from .objectives import Durations
 
 Points = NDArray[np.int64]
 OnEpoch = Callable[[int, dict[str, float]], None]
@@ -106,9 +106,7 @@ class Samples:
     @cached_property
     def durations(self) -> Durations:
         """The acquired times, and tau(PLD) between them."""
-        from .objectives import Durations
-
-        return Durations(self.problem.acquisition, initial=self.initial)
+        return Durations(self.problem.acquisition, self.initial)
 
     def index(self, encoding: Table) -> tuple[NDArray[np.uint32], Floats]:
         """Table rows and weights of the positions, found once for all members."""
