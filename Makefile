@@ -6,6 +6,7 @@
 # make notebooks  the chapters as notebooks for Jupyter and papermill, each paired with its text: notebooks/NAME.ipynb
 # make data    fetch the public data sets into DATA=build/data, checksummed; FROM=ADDRESS takes a mirror
 # make reading write book/reading.csv: how long each page takes to read, and its lines of code
+# make badges  write the badges of README.md for the repository that REPOSITORY_URL, CITATION.cff or git's origin names
 # make test    lint, types, tests (the slow ones too), WORKERS=2 at a time; .ci/run has those that need a Slurm
 # make test-book  build the whole book in its short settings, open every page in a browser
 # make lock    write requirements.lock anew from pyproject.toml
@@ -29,7 +30,7 @@ WORKERS ?= 2
 # Chapters and subjects find the environment's own Jupyter kernel, whatever the user has installed elsewhere.
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: setup book data notebooks reading test test-book lock picture clean
+.PHONY: setup book data notebooks reading badges test test-book lock picture clean
 
 setup: $(VENV)/.setup
 
@@ -52,6 +53,9 @@ notebooks: setup
 
 reading: setup
 	$(BIN)/python -m aslpinn_book.study.reading
+
+badges: setup
+	$(BIN)/python -m aslpinn_book.study.launch_buttons --badges
 
 test: setup
 	$(BIN)/ruff check .

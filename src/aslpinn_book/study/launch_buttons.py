@@ -1,10 +1,11 @@
-"""Launch buttons: the chapters as notebooks that Binder and Colab open, and where a page's buttons point.
+"""What a book of a known repository has: launch buttons, cards for links to its pages, badges in README.md.
 
-    python -m aslpinn_book.study.launch_buttons
+    python -m aslpinn_book.study.launch_buttons             notebooks/NAME.ipynb of every chapter, for Binder and Colab
+    python -m aslpinn_book.study.launch_buttons --badges    the badges at the top of README.md
 
-writes notebooks/NAME.ipynb for every chapter. A workflow puts them on a branch (BRANCH) beside the sources, since
-they are generated and no other branch holds them. Which repository that is is read from REPOSITORY_URL, from
-repository-code in CITATION.cff, or from git's origin; without an address on github.com the book has no buttons.
+A workflow puts the notebooks on a branch (BRANCH) beside the sources, since they are generated and no other branch
+holds them. Which repository it is stands in REPOSITORY_URL, in repository-code of CITATION.cff, or in git's origin;
+without an address on github.com there are no buttons, cards and badges.
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
 BRANCH = "launch"
+#: The chapter that the first page's button opens.
+FIRST = "pinn-from-nothing"
+BADGES = ("<!-- badges, by make badges -->\n", "<!-- end of badges -->")
 PROVIDERS = {"Binder": "https://mybinder.org", "Colab": "https://colab.research.google.com"}
 
 _DROPDOWN = re.compile(
@@ -53,6 +59,58 @@ def _origin(project: Path) -> str:
         return ""
 
 
+def pages(url: str) -> str:
+    """Address at which GitHub Pages serves the book of a repository."""
+    owner, name = url.removeprefix("https://github.com/").split("/")
+    host = f"{owner.lower()}.github.io"
+    return f"https://{host}/" if name.lower() == host else f"https://{host}/{name}/"
+
+
+def opened(url: str, provider: str, chapter: str = FIRST) -> str:
+    """Address at which Binder or Colab opens a chapter."""
+    place = url.removeprefix("https://github.com/")
+    if provider == "Binder":
+        return f"{PROVIDERS[provider]}/v2/gh/{place}/{BRANCH}?urlpath=lab/tree/notebooks/{chapter}.ipynb"
+    return f"{PROVIDERS[provider]}/github/{place}/blob/{BRANCH}/notebooks/{chapter}.ipynb"
+
+
+def run_now(url: str | None) -> str:
+    """The first page's buttons: open a chapter in the browser, or only read it where no repository is known."""
+    if url is None:
+        return f"```{{button-ref}} /notebooks/{FIRST}\n:color: primary\n\nRead how a PINN is written\n```"
+    buttons = [
+        f"```{{button-link}} {opened(url, provider)}\n:color: {color}\n\n{words}\n```"
+        for provider, color, words in (
+            ("Binder", "primary", "Run a PINN now, in the browser"),
+            ("Colab", "secondary", "The same in Colab"),
+        )
+    ]
+    return "\n\n".join(buttons)
+
+
+def badges(url: str) -> str:
+    """Badges of a repository, as lines of markdown: tests, the book, a chapter to run, license, Python."""
+    shield = "https://img.shields.io/badge"
+    rows = [
+        ("tests and book", f"{url}/actions/workflows/book.yml/badge.svg", f"{url}/actions/workflows/book.yml"),
+        ("read the book", f"{shield}/read-the_book-0a58b8", pages(url)),
+        ("run a PINN on Binder", f"{PROVIDERS['Binder']}/badge_logo.svg", opened(url, "Binder")),
+        ("run a PINN on Colab", f"{PROVIDERS['Colab']}/assets/colab-badge.svg", opened(url, "Colab")),
+        ("license", f"{shield}/license-Apache--2.0-0a58b8", "LICENSE"),
+        ("Python", f"{shield}/Python-3.11_to_3.13-0a58b8", "pyproject.toml"),
+    ]
+    return "".join(f"[![{words}]({image})]({target})\n" for words, image, target in rows)
+
+
+def write_badges(project: Path) -> bool:
+    """Write the badges of the known repository between their marks in README.md, or none; True where there are some."""
+    url, readme = repository(project), project / "README.md"
+    before, rest = readme.read_text(encoding="utf-8").split(BADGES[0], 1)
+    after = rest.split(BADGES[1], 1)[1]
+    readme.write_text(before + BADGES[0] + (badges(url) if url else "") + BADGES[1] + after, encoding="utf-8")
+    return url is not None
+
+
 def configured(config: bytes, url: str | None) -> bytes:
     """_config.yml with the repository that the launch buttons name, or without buttons where there is none."""
     import yaml
@@ -62,17 +120,42 @@ def configured(config: bytes, url: str | None) -> bytes:
         values.pop("launch_buttons", None)
     else:
         values["repository"] = {"url": url, "branch": BRANCH, "path_to_book": ""}
+        values.setdefault("html", {})["baseurl"] = pages(url)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
 
 
+def card(address: str, page: str, title: str, doctree: Any) -> str:
+    """OpenGraph's description of a page, which others show where they link to it: title, first paragraph, a picture."""
+    from docutils import nodes
+
+    paragraphs = doctree.findall(nodes.paragraph) if doctree is not None else ()
+    first = next((" ".join(p.astext().split()) for p in paragraphs if len(p.astext()) > 60), "")
+    values = {
+        "og:type": "article",
+        "og:title": re.sub(r"<[^>]+>", "", title),
+        "og:description": first if len(first) <= 200 else first[:200].rsplit(" ", 1)[0] + " …",
+        "og:url": f"{address}{page}.html",
+        "og:image": f"{address}_static/training.png",
+        "og:image:alt": "Maps of blood flow and transit time that networks have learned, beside the truth",
+    }
+    lines = [f'<meta property="{name}" content="{escape(unescape(value))}">' for name, value in values.items() if value]
+    return "\n".join([*lines, '<meta name="twitter:card" content="summary_large_image">'])
+
+
 def setup(app: Any) -> dict[str, Any]:
-    """Sphinx: only chapters keep the buttons, since subjects' pages are templates that need their data."""
+    """Sphinx: cards; only chapters keep the buttons, since subjects' pages are templates that need their data."""
+
+    def describe(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+        if app.config.html_baseurl:
+            made = card(app.config.html_baseurl, page, context.get("title", ""), doctree)
+            context["metatags"] = context.get("metatags", "") + "\n" + made
 
     def keep_on_chapters(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
         if not page.startswith("notebooks/"):
             buttons = context.get("header_buttons", [])
             buttons[:] = [button for button in buttons if button.get("label") != "launch-buttons"]
 
+    app.connect("html-page-context", describe)
     app.connect("html-page-context", keep_on_chapters, priority=990)  # after the theme has made them
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -115,8 +198,11 @@ def as_notebook(chapter: Path, url: str | None) -> Any:
     return node
 
 
-def main(project: Path) -> int:
-    """Write notebooks/NAME.ipynb beside every chapter."""
+def main(project: Path, arguments: Sequence[str] = ()) -> int:
+    """Write notebooks/NAME.ipynb beside every chapter, or the badges."""
+    if "--badges" in arguments:
+        print("README.md: badges written" if write_badges(project) else "README.md: no badges, no repository is known")
+        return 0
     import nbformat
 
     url = repository(project)
@@ -130,4 +216,4 @@ def main(project: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path.cwd()))
+    sys.exit(main(Path.cwd(), sys.argv[1:]))

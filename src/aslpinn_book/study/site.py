@@ -42,6 +42,7 @@ SIDEBAR_LIMIT = 100
 _TABLE_MARK = "<!-- study tables -->"
 _SCHEMA_MARK = "<!-- study schema -->"
 _NEEDS_MARK = "<!-- study needs -->"
+_RUN_MARK = "<!-- run now -->"
 
 
 def chapters_of(project: Path) -> list[str]:
@@ -65,7 +66,13 @@ def build_site(
     """
     pages = stage(project, tasks, record)
     total = hashlib.sha256()
-    for source in ("study/site.py", "study/pages.py", "study/viewer.py", "chapters/widget_directive.py"):
+    for source in (
+        "study/site.py",
+        "study/launch_buttons.py",
+        "study/pages.py",
+        "study/viewer.py",
+        "chapters/widget_directive.py",
+    ):
         total.update(file_digest(SOURCES / "aslpinn_book" / source).encode())
     for name in sorted(pages):
         total.update(f"{name} {pages.fingerprint(name)}".encode())
@@ -171,13 +178,13 @@ class Pages(Mapping[str, bytes]):
 def stage(project: Path, tasks: Sequence[Task], record: dict[str, Any]) -> Pages:
     """Every file that jupyter-book gets, by its path."""
     pages = Pages()
-    pages["_config.yml"] = launch_buttons.configured(
-        (project / "_config.yml").read_bytes(), launch_buttons.repository(project)
-    )
+    url = launch_buttons.repository(project)
+    pages["_config.yml"] = launch_buttons.configured((project / "_config.yml").read_bytes(), url)
     fill: dict[str, Callable[[dict[str, Any]], str]] = {
         _TABLE_MARK: study_tables,
         _SCHEMA_MARK: lambda _: schema_table(),
         _NEEDS_MARK: partial(_needs, tasks),
+        _RUN_MARK: lambda _: launch_buttons.run_now(url),
     }
     for path in sorted((project / "book").rglob("*")):
         name = path.relative_to(project).as_posix()
