@@ -11,10 +11,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any, ClassVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote_plus, unquote, urlsplit
 
 import pytest
-from browsing import axe_script, complaints, move_every_control, violations
+from browsing import axe_script, complaints, move_every_control, violations, without_tags
 
 from aslpinn.cli import main
 from aslpinn_book.study.site import chapters_of
@@ -134,6 +134,56 @@ def test_nothing_is_run_again_where_nothing_changed(site, capsys):
     assert "done in" not in said
     assert "the book is up to date" in said
     assert (site / "index.html").stat().st_mtime_ns == before
+
+
+def test_labels_of_the_bibliography_are_those_of_the_citations(site, pages):
+    listed = (site / "book" / "references.html").read_text(encoding="utf-8")
+    entries = re.findall(
+        r'<div class="citation" id="([^"]+)".*?<span class="label">(.*?)</span>(?=\n|<p|\s*<p)', listed, re.DOTALL
+    )
+    labels = {name: without_tags(text).strip("[]") for name, text in entries}
+    assert len(labels) > 40
+    assert len(set(labels.values())) == len(labels)
+    cited = 0
+    for page in pages:
+        for name, text in re.findall(
+            r'<a class="reference internal" href="[^"]*?#(id\d+)" title="[^"]*">(.*?)</a>', page.read_text()
+        ):
+            told = without_tags(text)
+            if name in labels and not told.isdigit():  # the year alone follows a name in the sentence
+                cited += 1
+                assert re.sub(r"[a-z]$", "", labels[name]) == told, page.name
+    assert cited > 50
+
+
+#: What readers ask, and the pages of which the first result has to be one.
+QUESTIONS = {
+    "how do I write the loss": {"book/guides.html", "notebooks/pinn-from-nothing.html", "notebooks/losses.html"},
+    "how do I fit my Siemens data": {"book/guides.html", "notebooks/own-data.html"},
+    "what does a quality flag on my map mean": {"book/guides.html"},
+    "how do I re-run one subject with papermill": {"book/guides.html", "notebooks/own-data.html"},
+    "what is wrong with my mask": {"book/guides.html"},
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_the_search_answers_what_readers_ask(browser, address, question):
+    page = browser.new_page()
+    page.goto(f"{address}/search.html?q={quote_plus(question)}")
+    page.wait_for_selector("#search-results li a", timeout=60_000)
+    first = urlsplit(page.locator("#search-results li a").first.get_attribute("href")).path.removeprefix("/")
+    page.close()
+    assert first in QUESTIONS[question]
+
+
+def test_cards_and_a_run_button_only_where_a_repository_is_known(site):
+    from aslpinn_book.study.launch_buttons import repository
+
+    first, chapter = ((site / name).read_text() for name in ("book/intro.html", CHAPTERS[0]))
+    known = repository(ROOT) is not None
+    assert ("mybinder.org/v2/gh/" in first) == known
+    assert ('property="og:title"' in chapter) == known
+    assert "pinn-from-nothing" in first
 
 
 @pytest.fixture(scope="session")

@@ -55,10 +55,10 @@ def test_the_book_has_buttons_for_a_known_repository_and_none_without():
 
 def test_only_chapters_keep_their_buttons():
     connected: list[Any] = []
-    launch_buttons.setup(SimpleNamespace(connect=lambda event, function, priority: connected.append(function)))
+    launch_buttons.setup(SimpleNamespace(connect=lambda event, function, priority=0: connected.append(function)))
     for page, kept in (("notebooks/losses", 2), ("subjects/sub-01", 1), ("book/intro", 1)):
         context = {"header_buttons": [{"label": "launch-buttons"}, {"label": "download-buttons"}]}
-        connected[0](None, page, "page.html", context, None)
+        connected[-1](None, page, "page.html", context, None)
         assert len(context["header_buttons"]) == kept
 
 

@@ -26,6 +26,7 @@ NOT_HASHED = {
     *(f"aslpinn_book/study/{name}.py" for name in ("command", "kernels", "launch_buttons", "needs", "notebooks")),
     *(f"aslpinn_book/study/{name}.py" for name in ("one_notebook", "pages", "plan", "pool", "preloaded", "progress")),
     *(f"aslpinn_book/study/{name}.py" for name in ("paired", "reading", "run", "site", "viewer", "virtual")),
+    "aslpinn_book/chapters/labels_and_search.py",
     "aslpinn_book/chapters/widget_directive.py",
     "aslpinn_book/chapters/group.py",  # an input of the group's notebook
 }

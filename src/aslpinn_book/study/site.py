@@ -71,6 +71,7 @@ def build_site(
         "study/launch_buttons.py",
         "study/pages.py",
         "study/viewer.py",
+        "chapters/labels_and_search.py",
         "chapters/widget_directive.py",
     ):
         total.update(file_digest(SOURCES / "aslpinn_book" / source).encode())
