@@ -46,7 +46,7 @@ def write_subjects(folder: Path, count: int, voxel: float) -> int:
 def run(plan: Path, jobs: int) -> dict[str, Any]:
     """Run the study; its seconds, exit code, and MB of the runner and of all its processes at each look."""
     start = time.monotonic()
-    study = subprocess.Popen([sys.executable, "-m", "aslpinn.cli", "study", str(plan), "-j", str(jobs)], cwd=ROOT)
+    study = subprocess.Popen([sys.executable, "-m", "aslpinn", "study", str(plan), "-j", str(jobs)], cwd=ROOT)
     process = psutil.Process(study.pid)
     runner, family, load = [], [], []
     while study.poll() is None:

@@ -68,6 +68,6 @@ def tasks_of(project: Path, *roots: Path, **options) -> list[Task]:
 def program(folder: Path) -> Path:
     """The program aslpinn as a file in folder, which shell scripts can call."""
     script = folder / "aslpinn"
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m aslpinn.cli "$@"\n')
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m aslpinn "$@"\n')
     script.chmod(0o755)
     return script

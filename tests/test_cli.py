@@ -297,3 +297,8 @@ def test_a_real_brain_gives_plausible_maps(shared: Path, tmp_path: Path) -> None
     upper = cbf[inside][cbf[inside] > np.percentile(cbf[inside], 100 * 2 / 3)]
     assert 45 < np.median(upper) < 110
     assert 0.6 < np.median(att[inside]) < 1.5
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "aslpinn", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"aslpinn {aslpinn.__version__}\n")

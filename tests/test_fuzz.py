@@ -445,6 +445,6 @@ def test_a_name_with_markup_is_refused_and_nothing_written(tmp_path: Path, capsy
 
 def test_help_of_every_command_is_one_screen() -> None:
     for command in ("fit", "check", "decode", "simulate", "benchmark", "fetch", "study"):
-        done = subprocess.run([sys.executable, "-m", "aslpinn.cli", command, "--help"], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-m", "aslpinn", command, "--help"], capture_output=True, text=True)
         assert done.returncode == 0
         assert done.stdout.startswith(f"usage: aslpinn {command}")

@@ -641,7 +641,7 @@ def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_streams_that_are_closed_or_full_are_no_bug(series: Series, tmp_path: Path) -> None:
     asl = series.write()
-    program = f"{sys.executable} -m aslpinn.cli"
+    program = f"{sys.executable} -m aslpinn"
     for number, streams in enumerate(("2>&-", "2>/dev/full")):
         out = tmp_path / f"out{number}"
         done = shell(f"{program} fit {asl} --out {out} --estimator nlls {streams}")
@@ -669,7 +669,7 @@ def test_a_file_name_that_is_no_text_is_refused_without_a_traceback(series: Seri
     asl = series.write()
     strange = os.fsencode(asl.parent) + b"/sub-\xff_asl.nii.gz"
     os.rename(asl, strange)
-    command = [sys.executable, "-m", "aslpinn.cli", "fit", strange, "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "aslpinn", "fit", strange, "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 2
     assert b"Traceback" not in done.stderr

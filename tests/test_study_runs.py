@@ -207,7 +207,7 @@ def test_killed_in_the_middle_and_run_again_the_maps_are_those_of_an_undisturbed
     psutil = pytest.importorskip("psutil")
     (project / "notebooks" / "subject.md").write_text(TINY)
     root, out, still = brains(tmp_path / "data", 3), tmp_path / "killed", tmp_path / "undisturbed"
-    arguments = [sys.executable, "-m", "aslpinn.cli", "study", "--bids", str(root), "-j", "1", "--no-book", "--out"]
+    arguments = [sys.executable, "-m", "aslpinn", "study", "--bids", str(root), "-j", "1", "--no-book", "--out"]
     run = subprocess.Popen([*arguments, str(out)], stdout=subprocess.PIPE, text=True)
     assert run.stdout is not None
     assert "[1/3]" in run.stdout.readline()

@@ -376,7 +376,3 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "fetch": _fetch,
     "study": _study,
 }
-
-
-if __name__ == "__main__":
-    sys.exit(main())
