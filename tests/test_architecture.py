@@ -19,7 +19,7 @@ ALLOWED = {
     "estimation": {"physics", "fields"},
     "maps": {"physics", "fields", "data", "estimation"},
 }
-EVERYWHERE = {"errors", "markdown", "smoothing", "threads", "__version__"}
+EVERYWHERE = {"errors", "files", "markdown", "smoothing", "threads", "__version__"}
 
 
 def imported(source: str, module: tuple[str, ...]) -> set[str]:

@@ -21,8 +21,8 @@ from small import AFFINE, ATT, CBF, DELAYS, M0, SHAPE, Series, brain, put
 from aslpinn import InputError, fit, load_subject
 from aslpinn.cli import main
 from aslpinn.data.calibration import M0Source, read_m0
-from aslpinn.data.derivatives import commit, staging
 from aslpinn.data.nifti import read_image
+from aslpinn.files import commit, staging
 from aslpinn.physics import Acquisition, Constants, delta_m, hadamard
 
 

@@ -13,7 +13,7 @@ from templates import SUBJECT, dataset, tasks_of
 
 from aslpinn.cli import main
 from aslpinn.errors import InputError
-from aslpinn_book.files import locked
+from aslpinn_book.study.lock import locked
 from aslpinn_book.study.notebooks import chapter_tasks, digest, find_project, find_series, subject_tasks
 from aslpinn_book.study.plan import SCHEMA, schema_table
 from aslpinn_book.study.pool import run_tasks

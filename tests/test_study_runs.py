@@ -259,7 +259,7 @@ def test_subjects_of_several_data_sets_written_at_the_same_time_leave_every_link
 def test_a_folder_that_another_process_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
     import tempfile
 
-    from aslpinn.data.derivatives import staging
+    from aslpinn.files import staging
 
     out, make, left = tmp_path / "not" / "yet" / "there", tempfile.mkdtemp, [3]
 

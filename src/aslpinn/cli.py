@@ -337,7 +337,8 @@ def _simulate(arguments: argparse.Namespace) -> int:
 def _benchmark(arguments: argparse.Namespace) -> int:
     from aslpinn_book.chapters import benchmark, benchmark_tables
 
-    from .data.derivatives import require_outside_raw, staging
+    from .data.derivatives import require_outside_raw
+    from .files import staging
 
     require_outside_raw(arguments.out)
     with staging(arguments.out, keep=False):  # refused now, not after the fits

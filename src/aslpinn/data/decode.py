@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..errors import InputError
+from ..files import alone, commit, staging
 from .calibration import find_m0
-from .derivatives import alone, commit, dump, require_new, require_outside_raw, staging, uri, write_motion
+from .derivatives import dump, require_new, require_outside_raw, uri, write_motion
 from .encoded import decoded_metadata
 from .nifti import Image, read_image
 from .series import load_subject, read_metadata, subject_name

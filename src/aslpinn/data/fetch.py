@@ -12,13 +12,13 @@ import hashlib
 import importlib.resources
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import staging
 from .derivatives import require_outside_raw
 from .fetch_build import DATASETS, build_oxford, build_tepcasl
 
@@ -113,8 +113,8 @@ def fetch(
         Path(to).mkdir(parents=True, exist_ok=True)
         store = Path(cache) / f"{name}-downloads" if cache is not None else _store(Path(to), name)
         files = _download(source, store, base_url, progress or (lambda done, total, message: None))
-        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=to) as scratch:
-            made = Path(scratch) / name
+        with staging(Path(to)) as scratch:
+            made = scratch / name
             made.mkdir()
             source.build(files, made)
             (made / "dataset_description.json").write_text(

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..errors import InputError
+from ..files import alone, staging
 from ..physics import hadamard
-from .derivatives import alone, staging
 from .phantom import Phantom
 from .sidecar import read_json, shorten
 

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aslpinn.errors import InputError
+from aslpinn.files import write_atomic
 from aslpinn.maps import metrics
-
-from ..files import write_atomic
 
 if TYPE_CHECKING:
     from aslpinn.data import Phantom

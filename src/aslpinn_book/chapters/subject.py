@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from aslpinn.data import Subject, write_estimate
 from aslpinn.estimation import Estimate, fit, uses
 from aslpinn.estimation.estimators import estimator_for
+from aslpinn.files import write_atomic
 from aslpinn.maps import metrics, regions
 from aslpinn.maps import quality as qc
 from aslpinn.markdown import table, words
-
-from ..files import write_atomic
 
 #: Fewest voxels of a region that is reported by itself.
 SMALLEST_REGION = 20

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from aslpinn.errors import InputError
+from aslpinn.files import write_atomic
 from aslpinn.maps.style import QUANTITIES, Quantity
 
-from ..files import write_atomic
 from .shared import axial_slices
 
 Map = NDArray[np.floating]

@@ -81,7 +81,7 @@ def command(arguments: Any) -> int:
             raise InputError(f"--plan is {arguments.plan}; expected how many subjects, 1 or more")
         print(plan_table(plan.out, arguments.plan))
         return 0
-    from ..files import locked
+    from .lock import locked
     from .notebooks import combined, digests
     from .run import found_subjects, project_of, run_study
     from .virtual import uses_virtual, write_virtual

@@ -20,12 +20,13 @@ from .plan import labels
 SOURCES = Path(__file__).resolve().parents[2]
 #: Sources that do not change what a notebook computes: editing them makes no notebook run again.
 NOT_HASHED = {
-    "aslpinn/cli.py",
-    "aslpinn/parser.py",
-    "aslpinn_book/files.py",
-    *(f"aslpinn_book/study/{name}.py" for name in ("command", "kernels", "launch_buttons", "needs", "notebooks")),
-    *(f"aslpinn_book/study/{name}.py" for name in ("one_notebook", "pages", "plan", "pool", "preloaded", "progress")),
-    *(f"aslpinn_book/study/{name}.py" for name in ("paired", "reading", "run", "site", "viewer", "virtual")),
+    *(f"aslpinn/{name}.py" for name in ("__main__", "cli", "files", "parser", "progress")),
+    *(f"aslpinn_book/study/{name}.py" for name in ("command", "kernels", "launch_buttons", "lock", "needs")),
+    *(f"aslpinn_book/study/{name}.py" for name in ("notebooks", "one_notebook", "pages", "plan", "pool", "preloaded")),
+    *(
+        f"aslpinn_book/study/{name}.py"
+        for name in ("paired", "progress", "reading", "run", "site", "viewer", "virtual")
+    ),
     "aslpinn_book/chapters/labels_and_search.py",
     "aslpinn_book/chapters/widget_directive.py",
     "aslpinn_book/chapters/group.py",  # an input of the group's notebook

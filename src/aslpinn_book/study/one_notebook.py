@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..files import write_atomic
+from aslpinn.files import write_atomic
 
 #: Errors that name the machine (a full disk, a folder that cannot be written), not the input.
 _MACHINE = re.compile(r"\b(OSError|PermissionError|MemoryError|FileNotFoundError)\b")

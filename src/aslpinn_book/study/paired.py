@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aslpinn.errors import InputError
-
-from ..files import write_atomic
+from aslpinn.files import write_atomic
 
 
 def take_over(project: Path, say: Callable[[str], None] = print) -> list[Path]:

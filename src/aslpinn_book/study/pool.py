@@ -13,7 +13,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from ..files import write_atomic
+from aslpinn.files import write_atomic
+
 from .kernels import FORKS, Kernels
 from .notebooks import Task, combined, digests, stem_of
 from .one_notebook import execute

@@ -25,8 +25,9 @@ from aslpinn import __version__
 from aslpinn.data.derivatives import require_outside_raw
 from aslpinn.errors import InputError
 from aslpinn.estimation.estimators import PRESETS, former_default
+from aslpinn.files import write_atomic
 
-from ..files import locked, write_atomic
+from .lock import locked
 from .notebooks import Task, chapter_tasks, find_project, group_task, library_versions, stem_of, subject_tasks
 from .paired import take_over
 from .plan import Study, check, read_study

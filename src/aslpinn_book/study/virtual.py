@@ -11,7 +11,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from ..files import write_atomic
+from aslpinn.files import write_atomic
+
 from .notebooks import SOURCES, file_digest
 from .plan import Study
 

@@ -1,9 +1,8 @@
-"""Files that several processes share: written whole or not at all, and one study at a time in a folder."""
+"""One study at a time in a folder."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -15,19 +14,6 @@ from aslpinn.errors import InputError
 #: What is in these folders of OUT is removed when they are made anew.
 REMADE = ("site", "stage", "virtual")
 LOCK = ".lock"
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write under a temporary name in the same folder, then rename: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 def _require_own(out: Path) -> None:
