@@ -31,9 +31,13 @@ def test_the_floor_is_the_noise_of_a_half_and_the_truth_reaches_it(person) -> No
     # Two parameters and six delays: a fit takes two sixths of the variance from its own half, and adds it to the other.
     assert found.train < parts.floor < found.held_out < parts.half
     assert found.held_out**2 == pytest.approx(found.squares.mean())
-    table = in_vivo.scores_table(parts, {"grid": found}, {"grid": 0.1})
+    table = in_vivo.scores_table(parts, {"grid": found})
     assert "half itself" in table
     assert f"{1e3 * found.held_out:.2f}" in table
+    shares = in_vivo.partial_volume_table(person, person.cbf).splitlines()
+    means = [float(line.split("|")[3]) for line in shares[2:]]
+    assert sorted(means[:-2]) == means[:-2], "the more gray matter, the more flow"
+    assert means[-1] < means[0] < means[-3] < means[-2], "each tissue by itself lies beyond the mixtures"
     figure = in_vivo.prediction(
         {"grid": (found.train, found.held_out)},
         {"grid": found.by_delay},

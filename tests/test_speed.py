@@ -66,9 +66,9 @@ def test_limits_are_ratios_of_the_same_run_and_threads():
         for n, s, m in ((29804, 6.0, 300.0), (1_000_000, 120.0, 7000.0))
     ]
     found = {limit.what: limit for limit in speed.limits(rows)}
-    assert found["default fit / grid fit"].found == pytest.approx(8.2)
-    assert not found["default fit / grid fit"].kept
-    assert found["closed form, one member / grid fit"].kept
+    assert found["field / grid fit"].found == pytest.approx(8.2)
+    assert not found["field / grid fit"].kept
+    assert found["pinn-single / grid fit"].kept
     assert not found["plain autograd / paper's step"].kept  # 30 times, and at least 35 are promised
     assert found["a million voxels / 29,804"].found == pytest.approx(20)
     assert not found["peak memory of a million voxels (GB)"].kept
@@ -80,7 +80,7 @@ def test_figures_show_exponents_and_ratios():
     found = {"field": (sizes, sizes**0.9), "grid": (sizes, 0.1 * sizes)}
     drawn = speed.scaling({("voxels", "time"): found}, relative_to=("grid", 1e5))
     texts = [text.get_text() for text in drawn.axes[0].get_legend().get_texts()]
-    assert texts == ["default, exponent 0.90", "grid, exponent 1.00"]
+    assert texts == ["field, exponent 0.90", "grid, exponent 1.00"]
     assert drawn.axes[0].lines[1].get_ydata()[-1] == pytest.approx(1)
     bars = speed.step_ratios({"naive": 0.3, "fused": 0.006}, "fused")
     assert [text.get_text() for text in bars.axes[0].texts] == ["50", "1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,9 @@ from aslpinn.data import Phantom, Subject, load_subject, simulate
 from aslpinn.errors import InputError
 from aslpinn.estimation import Estimate, Request, fit, prepare, uses
 from aslpinn.estimation.voxelwise import fit_grid
+from aslpinn.maps.partial_volume import Window
 from aslpinn.maps.style import CATEGORICAL, METHOD_COLORS, METHOD_MARKERS, styled, subplots
+from aslpinn.markdown import table as markdown_table
 from aslpinn.physics import Acquisition
 
 from ..study.notebooks import find_series
@@ -137,17 +140,42 @@ def worst_share(squares: Float, share: float = 0.05) -> float:
     return float(np.sort(squares)[-worst:].sum() / squares.sum())
 
 
-def scores_table(parts: Halves, scores: Mapping[str, Score], seconds: Mapping[str, float]) -> str:
-    """Errors in 1e-3 of M0b as text, and how far each fit comes from the half itself (0 %) to the floor (100 %)."""
-    rows = [f"{'estimator':<12} {'train':>6} {'held out':>9} {'to the floor':>13} {'seconds':>8}"]
-    rows.append(f"{'half itself':<12} {0:>6.2f} {1e3 * parts.half:>9.2f} {'0 %':>13}")
+def scores_table(parts: Halves, scores: Mapping[str, Score]) -> str:
+    """Markdown: errors in 1e-3 of M0b, and how far each fit comes from the half itself (0 %) to the floor (100 %).
+
+    The smallest held-out error is in bold.
+    """
+    best = min(found.held_out for found in scores.values())
+    rows = [["the half itself", "0", f"{1e3 * parts.half:.2f}", "0"]]
     for name, found in scores.items():
         way = 100 * (parts.half - found.held_out) / (parts.half - parts.floor)
-        rows.append(
-            f"{name:<12} {1e3 * found.train:>6.2f} {1e3 * found.held_out:>9.2f} {way:>11.0f} % {seconds[name]:>8.1f}"
-        )
-    rows.append(f"{'floor':<12} {'':>6} {1e3 * parts.floor:>9.2f} {'100 %':>13}")
-    return "\n".join([*rows, "root mean square over the brain mask and delays, in 1e-3 of M0b"])
+        cells = [f"{1e3 * found.train:.2f}", f"{1e3 * found.held_out:.2f}", f"{way:.0f}"]
+        bold = "**" if found.held_out == best else ""
+        rows.append([f"`{name}`", cells[0], *(f"{bold}{cell}{bold}" for cell in cells[1:])])
+    rows.append(["*the floor*", "", f"{1e3 * parts.floor:.2f}", "100"])
+    return markdown_table(["prediction", "fitted half", "held-out half", "to the floor (%)"], rows)
+
+
+def partial_volume_table(person: Person, cbf: Float) -> str:
+    """Markdown: mean CBF by a voxel's share of gray matter, then of either tissue by regression; or why not.
+
+    The regression is that of `aslpinn.maps.partial_volume`.
+    """
+    tissue = {"gm": person.gm, "wm": person.wm} if isinstance(person, Phantom) else person.tissue
+    if tissue is None:
+        return "This data set has no tissue maps, so the page has no table."
+    mask, rows = person.mask, []
+    edges = (0.0, 0.25, 0.5, 0.75, 1.0)
+    for low, high in itertools.pairwise(edges):
+        where = mask & (tissue["gm"] > low) & (tissue["gm"] <= high)
+        if where.any():
+            name = f"voxels with {100 * low:.0f} to {100 * high:.0f} % gray matter"
+            rows.append([name, f"{where.sum()}", f"{cbf[where].mean():.0f}"])
+    window = Window(tissue["gm"], tissue["wm"], mask)
+    for k, (name, values) in enumerate(zip(("gray", "white"), window.solve(np.asarray(cbf, float)), strict=True)):
+        where = window.given(k)
+        rows.append([f"*{name} matter, by regression*", f"{where.sum()}", f"{values[where].mean():.0f}"])
+    return markdown_table(["", "voxels", "mean CBF (ml/100g/min)"], rows)
 
 
 @dataclass(frozen=True, eq=False)

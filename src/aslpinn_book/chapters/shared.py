@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -117,12 +118,17 @@ def comparison(
 
 
 @styled
-def variants(rows: Sequence[tuple[str, str, Float, Mask]], slices: Sequence[int]) -> Figure:
-    """A row for each (quantity, title, map, mask): maps of different brains below each other; ATT up to 3 s."""
+def variants(rows: Sequence[tuple[str, str, Float, Mask]], slices: Sequence[int], own: bool = False) -> Figure:
+    """A row for each (quantity, title, map, mask): maps of different brains below each other; ATT up to 3 s.
+
+    own: instead one scale for all rows, from the 2nd to the 98th percentile of what the last of them holds.
+    """
     figure, grid = subplots(len(rows), len(slices), figsize=(1.55 * len(slices) + 1.6, 2.0 * len(rows)), squeeze=False)
     for axes_row, (key, title, values, mask) in zip(grid, rows, strict=True):
         known = QUANTITIES[key]
-        quantity = Quantity(known.name, known.unit, known.cmap, known.low, 3.0 if key == "att" else known.high)
+        quantity = replace(known, high=3.0 if key == "att" else known.high)
+        if own:
+            quantity = replace(known, low=None, high=None, percentile=98.0).ranged(rows[-1][2][rows[-1][3]])
         for axes, k in zip(axes_row, slices, strict=True):
             image = draw_slice(axes, values, mask, k, quantity)
         axes_row[0].set_title(title, loc="left")

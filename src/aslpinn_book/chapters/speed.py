@@ -159,10 +159,10 @@ class Limit:
 #: Estimator -> times the grid fit's, whole processes.
 FIT_BOUNDS = {"field": 8.0, "pinn-single": 3.5}
 PROMISED = (
-    Limit("default fit / grid fit", FIT_BOUNDS["field"]),
-    Limit("closed form, one member / grid fit", FIT_BOUNDS["pinn-single"]),
+    Limit("field / grid fit", FIT_BOUNDS["field"]),
+    Limit("pinn-single / grid fit", FIT_BOUNDS["pinn-single"]),
     Limit("plain autograd / paper's step", 35.0, at_least=True),
-    Limit("peak memory of the default fit (GB)", 1.2),
+    Limit("peak memory of field (GB)", 1.2),
     Limit("a million voxels / 29,804", 40.0),
     Limit("peak memory of a million voxels (GB)", 6.0),
 )
@@ -175,14 +175,14 @@ def limits(rows: Sequence[Row]) -> list[Limit]:
     memory = _table(rows, "phantom", "peak_mb", threads)
     found: dict[str, float] = {}
     if "grid" in seconds:
-        for name, what in (("field", "default fit / grid fit"), ("pinn-single", "closed form, one member / grid fit")):
+        for name, what in (("field", "field / grid fit"), ("pinn-single", "pinn-single / grid fit")):
             if name in seconds:
                 found[what] = seconds[name] / seconds["grid"]
     steps = (step_times(rows, threads) if threads else {}) or _table(rows, "step pointwise", "seconds", None)
     if {"naive", "fused"} <= set(steps):
         found["plain autograd / paper's step"] = steps["naive"] / steps["fused"]
     if "field" in memory:
-        found["peak memory of the default fit (GB)"] = memory["field"] / 1024
+        found["peak memory of field (GB)"] = memory["field"] / 1024
     million = [row for row in rows if row["case"] == "voxels" and row["estimator"] == "field"]
     large = [row for row in million if row["voxels"] == MILLION]
     small = [row for row in million if row["voxels"] == PHANTOM_VOXELS]
@@ -230,7 +230,7 @@ COLORS = METHOD_COLORS | {
 
 
 NAMES = {
-    "field": "default", "pinn-single": "one network", "naive": "plain autograd", "torch": "reference engine",
+    "naive": "plain autograd", "torch": "reference engine",
     "fused": "compiled engine",
 }  # fmt: skip
 

@@ -52,6 +52,17 @@ METHODS: dict[str, Method] = {
 }
 REFERENCE = "VB, one start"
 
+#: Row's name -> the name that the book uses for it everywhere.
+NAMES = {
+    "VB, one start": "vb-prior",
+    "VB, grid start": "vb",
+    "SVB, one start": "svb-prior",
+    "paper's network": "pinn-paper",
+    "default": "field-unguided",
+    "smoothed": "smoothed",
+    "fine network": "pinn-fine",
+}
+
 #: Table 1 of the paper, 18 people: (region, row) -> mean and SD over people. The unit of its RMSE is not stated.
 PAPER_TABLE_1: dict[tuple[str, str], tuple[float, float]] = {
     ("gm", "VB"): (1.276, 0.385),
