@@ -201,7 +201,7 @@ def scores_by_setting(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, t
                 place += 1
                 places.append((place, row))
         place += 1.4
-    figure, grid = subplots(1, len(columns), figsize=(1.95 * len(columns) + 2.3, 0.235 * place + 0.8), sharey=True)
+    figure, grid = subplots(1, len(columns), figsize=(1.25 * len(columns) + 2.2, 0.235 * place + 0.8), sharey=True)
     for axes, (score, (title, factor)) in zip(np.atleast_1d(grid), columns.items(), strict=True):
         for k, group in enumerate(groups):
             here = [(at, factor * float(row[score])) for at, row in places if row["group"] == group]
@@ -212,6 +212,7 @@ def scores_by_setting(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, t
             axes.axvline(0, color="0.3", linewidth=1, zorder=0)
         axes.set_title(title, fontsize=10)
         axes.grid(axis="y", visible=False)
+        axes.locator_params(axis="x", nbins=3)
         axes.tick_params(axis="y", length=0)
     first = np.atleast_1d(grid)[0]
     first.set_yticks([at for at, _ in places] + [at for at, _ in ticks], [row["name"] for _, row in places] + groups)
