@@ -89,3 +89,19 @@ def test_rows_of_a_stored_run_are_read_as_they_were_measured(rows, tmp_path):
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
     assert volunteers.read_rows(file) == rows
+
+
+def test_tables_set_the_published_numbers_above_ours_and_the_smallest_error_in_bold():
+    def row(volunteer, method, error):
+        return volunteers.Row(volunteer, method, "gm", 0.4, 0.5, 0.45, error, error / 10, 1.1, 0.25, 0.75)
+
+    rows = [row(n, volunteers.REFERENCE, 9.0 + n) for n in (1, 2, 3)] + [row(n, "default", 4.0) for n in (1, 2, 3)]
+    told = volunteers.residual_table(rows, "gm").splitlines()
+    assert "1.946" not in told[3]
+    assert "0.691 ± 0.178 | 1.95 ± 0.81 | over 74" in told[3]
+    assert told[4].startswith("| `vb-prior` | 0.400")
+    assert "25 ±" in told[5]
+    truth = volunteers.truth_table(rows, "gm").splitlines()
+    assert truth[3].count("**") == 2 * 2  # CBF and ATT; the second scan is a tie, told once
+    assert "**4.0 ±" in truth[3]
+    assert "75 ±" in truth[3]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from aslpinn.errors import InputError
 from aslpinn.maps import metrics
 from aslpinn.maps.style import CATEGORICAL, QUANTITIES, colorbar, styled, subplots
+from aslpinn.markdown import table as markdown_table
 
 from .benchmark import Method
 from .shared import Float, axial_slices, draw_slice, method_look
@@ -216,6 +217,48 @@ def across(rows: Sequence[Row], method: str, region: str, value: str) -> NDArray
     if not found:
         raise InputError(f"no volunteer was fitted with {method!r} in {region!r}")
     return np.array(found)
+
+
+def spread(rows: Sequence[Row], method: str, region: str, value: str, digits: int = 2, factor: float = 1.0) -> str:
+    """Mean ± SD over volunteers of one value, as a cell of a table."""
+    values = factor * across(rows, method, region, value)
+    return f"{values.mean():.{digits}f} ±\N{NO-BREAK SPACE}{values.std(ddof=1):.{digits}f}"
+
+
+def methods_of(rows: Sequence[Row]) -> list[str]:
+    """Methods in the order of the rows."""
+    return list(dict.fromkeys(row.method for row in rows))
+
+
+def residual_table(rows: Sequence[Row], region: str) -> str:
+    """Markdown: the paper's Table 1 of one tissue, as published (its unit is not stated), above ours in 1e-3 of M0b."""
+    lines: list[list[str]] = []
+    for name in ("VB", "PINN"):
+        residual, ratio = ("{:.3f} ± {:.3f}", "{:.2f} ± {:.2f}")
+        told = ["1", "-"]
+        if name == "PINN":
+            told = [ratio.format(*PAPER_TABLE_1[region, "ratio"]), PAPER_IMPROVED[region].replace(" %", "")]
+        lines.append([f"*{name}, published*", residual.format(*PAPER_TABLE_1[region, name]), *told])
+    for name in methods_of(rows):
+        improved = "-" if name == REFERENCE else spread(rows, name, region, "improved", 0, 100)
+        cells = [spread(rows, name, region, "residual", 3), spread(rows, name, region, "ratio")]
+        lines.append([f"`{NAMES[name]}`", *cells, improved])
+    lines.append(["*noise of one volume*", spread(rows, REFERENCE, region, "noise", 3), "", ""])
+    return markdown_table(["method", "residual", "ratio", "improved (%)"], lines)
+
+
+def truth_table(rows: Sequence[Row], region: str) -> str:
+    """Markdown: errors of one tissue on the second scan and against the truth, the smallest in bold."""
+    scores = {"held_out": 3, "cbf_rmse": 1, "att_rmse": 2}
+    names = methods_of(rows)
+    best = {key: min(names, key=lambda name: across(rows, name, region, key).mean()) for key in scores}
+    lines = []
+    for name in names:
+        cells = [spread(rows, name, region, key, digits) for key, digits in scores.items()]
+        cells = [f"**{cell}**" if best[key] == name else cell for cell, key in zip(cells, scores, strict=True)]
+        improved = "-" if name == REFERENCE else spread(rows, name, region, "improved_cbf", 0, 100)
+        lines.append([f"`{NAMES[name]}`", *cells, improved])
+    return markdown_table(["method", "second scan", "CBF error", "ATT error (s)", "improved (%)"], lines)
 
 
 @styled
