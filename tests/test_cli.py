@@ -86,7 +86,7 @@ def test_fit_recovers_what_was_put_in_and_says_where_the_maps_are(
             "estimator 'field' does not use objective (pinn would); it takes seed, members",
         ),
         (["--estimator", "pinn", "--engine", "steam"], "engine is 'steam'; expected one of auto, torch, fused"),
-        (["--preset", "paper"], "estimator 'field' has no presets; pinn has"),
+        (["--preset", "paper"], "estimator 'field' has no presets; expected estimator pinn"),
         (["--preset", "network"], "now preset 'default' of estimator 'pinn'"),
         (["--estimator", "closed-form"], "now estimator 'pinn' with objective closed-form and members 1"),
         (["--estimator", "pinn", "--vb-start", "grid"], "estimator 'pinn' does not use vb_start (vb, svb would)"),

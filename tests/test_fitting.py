@@ -209,7 +209,7 @@ def test_every_estimator_has_its_function():
         ({"levels": 4}, "levels of estimator 'field' is now gaussian_levels"),
         ({"preset": "network"}, "now preset 'default' of estimator 'pinn'"),
         ({"estimator": "pinn", "preset": "network"}, "now preset 'default' of estimator 'pinn'"),
-        ({"preset": "paper"}, "estimator 'field' has no presets; pinn has"),
+        ({"preset": "paper"}, "estimator 'field' has no presets; expected estimator pinn"),
         ({"epochs": 5}, r"estimator 'field' does not use epochs \(pinn would\); it takes seed, members, arterial"),
         ({"device": "cuda"}, r"estimator 'field' does not use device \(pinn would\)"),
         ({"engine": "fused"}, r"estimator 'field' does not use engine \(pinn would\)"),

@@ -131,7 +131,7 @@ def test_study_file_is_read_relative_to_itself_and_overridden_by_options(tmp_pat
         ("estimators = ['closed-form']", "now estimator 'pinn' with objective closed-form"),
         ("estimators = ['pinn:network']", "now preset 'default' of estimator 'pinn'"),
         ("preset = 'network'", "now preset 'default' of estimator 'pinn'"),
-        ("estimators = ['vb:paper']", "estimator 'vb' has no presets; pinn has"),
+        ("estimators = ['vb:paper']", "estimator 'vb' has no presets; expected estimator pinn"),
         ("estimators = ['pinn', 'pinn:default']", "expected each once"),
         ("estimators = []", "at least one"),
         ("preset = 'big'", "expected one of default"),

@@ -1,4 +1,10 @@
-"""Perfusion imaging with physics-informed neural networks: the core of a book that runs."""
+"""Perfusion imaging with physics-informed neural networks: the core of a book that runs.
+
+Five rooms, each of which imports only rooms that stand before it: `physics`, what the scanner measures; `fields`, what
+is fitted; `data`, in and out; `estimation`, where they meet; `maps`, what is said of maps. Below all of them lie
+`errors`, `files`, `markdown`, `smoothing` and `threads`, above them the command line: `cli`, `parser`, `progress`. What
+makes the book is another package, `aslpinn_book`.
+"""
 
 from __future__ import annotations
 

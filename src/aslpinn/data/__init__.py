@@ -1,4 +1,16 @@
-"""In and out: BIDS series and their metadata, calibration, motion, derivatives, the phantom, public data."""
+"""In and out: BIDS series and their metadata, calibration, motion, derivatives, the phantom, public data.
+
+A series: `series` reads it with what stands beside it, by way of `nifti`, `sidecar`, `volumes` and `readout` (what its
+volumes are and when they were read), `encoded` (Hadamard) and `blood`. It is prepared by `calibration` (M0),
+`brain_mask`, `motion_need` and `motion`, `outliers` and `tissue`, and doubted by `plausibility` and `kinetics_check`;
+`check` says all of that without a fit, `decode` writes it decoded. Motion and atlases stand on `rigid`, `motion_image`,
+`interpolation` and `icbm_tissue`.
+
+Out: `derivatives` writes maps; `atlases` reads the regions that tables are made of.
+
+Made: `phantom`, of an `anatomy` and one of the `protocols`, written by `phantom_bids`, made `unkind`. `fetch` and
+`fetch_build` bring public data.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""Where physics and fields meet: fit(series, mask, acquisition) -> Estimate."""
+"""Where physics and fields meet: fit(series, mask, acquisition) -> Estimate.
+
+`estimators` names them all and has `fit`; `options` says what each takes, `problem` what each is given, `estimate` what
+each returns. `field` is the default, `networks` the estimator pinn; `nlls`, `variational`, `smoothed`, `basil` and
+`consensus` are what they are compared with, and most start from the grid in `voxelwise`. What the field and networks
+share stands beside them: `regions`, `mixture`, `contrast`. A module of compiled loops bears the name of the one that
+calls them: `nlls_kernels`.
+"""
 
 from __future__ import annotations
 

@@ -87,7 +87,10 @@ def check_names(estimator: str, preset: str | None) -> None:
     if preset in _FORMER_PRESET:
         raise InputError(f"preset {preset!r} is now {_FORMER_PRESET[preset]}")
     if estimator not in PRESETS:
-        raise InputError(f"preset is {preset!r}, and estimator {estimator!r} has no presets; {', '.join(PRESETS)} has")
+        others = " or ".join(PRESETS)
+        raise InputError(
+            f"preset is {preset!r}, and estimator {estimator!r} has no presets; expected estimator {others}"
+        )
     if preset not in PRESETS[estimator]:
         known = ", ".join(PRESETS[estimator])
         raise InputError(f"preset is {preset!r}; expected one of {known} of estimator {estimator!r}")

@@ -1,4 +1,8 @@
-"""What is fitted: the hash encoding of positions, the networks on top of it, and fields linear in their weights."""
+"""What is fitted: the hash encoding of positions, the networks on top of it, and fields linear in their weights.
+
+`encoding` and `networks` are PyTorch's; `arrays` has the same in NumPy, which every engine starts from, and `compiled`
+trains that. `gaussian` is the field without a network.
+"""
 
 from __future__ import annotations
 
