@@ -70,10 +70,10 @@ class GaussianLevels:
         self._index = np.ravel_multi_index(tuple(inside), self.shape)
         self.size = int(self._index.size)
         self.spectra = self._spectra(voxel_size)
-        self._weight = np.full(self.spectra.shape[1:], 2, np.float32)  # each coefficient stands for its conjugate too
-        self._weight[..., 0] = 1
+        self.weight = np.full(self.spectra.shape[1:], 2, np.float32)  # each coefficient stands for its conjugate too
+        self.weight[..., 0] = 1
         if self.shape[2] % 2 == 0:
-            self._weight[..., -1] = 1
+            self.weight[..., -1] = 1
 
     def _spectra(self, voxel_size: Sequence[float]) -> Floats:
         """Spectrum of each level at variance 1, its covariance periodic on the padded grid: (levels + 2, *frequencies).
@@ -123,11 +123,11 @@ class GaussianLevels:
         """Inner product of two sets of fields."""
         products: Any = a.real * b.real
         products += a.imag * b.imag
-        return float(np.einsum("fxyz,xyz->", products, self._weight, dtype=np.float64, optimize=False))
+        return float(np.einsum("fxyz,xyz->", products, self.weight, dtype=np.float64, optimize=False))
 
     def power(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         """Power of (F, N) values in the band of each level: (F, levels + 2)."""
         coefficients = self.up(values)
-        squares = (coefficients.real**2 + coefficients.imag**2) * self._weight
+        squares = (coefficients.real**2 + coefficients.imag**2) * self.weight
         flat = squares.reshape(len(values), -1).astype(np.float64)
         return flat @ self.spectra.reshape(len(self.spectra), -1).T.astype(np.float64)
