@@ -23,8 +23,10 @@ Floats = NDArray[np.float64]
 SCALES = np.array([[0.0, 0.0], [15.0**2, 0.15**2], [60.0**2, 0.6**2]])
 ARRIVAL_STEP = 0.2  # s
 SUBSET = 2500  # voxels that the frequencies are learned from
-SCREEN = 0.6  # quantile of chi-square below which a voxel stays with the field without being looked at
-RARE = 0.01  # with "auto", arteries are left out of the model where they are rarer than this
+#: Quantiles of chi-square: below the first a voxel stays with the field without being looked at, above the second what
+#: is found counts in full.
+SCREEN = 0.6, 0.75
+RARE = 0.01  # with "auto", arteries are left out of the model where they are rarer, and count in full from twice on
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,12 @@ class VoxelMixture:
         self.artery_share = 1e-9 if arterial == "off" else 0.02
         self.abv_sd = 0.01
         misfit = (timing.counts * (y - prior.fitted) ** 2).sum(axis=1) / noise
-        self.looked_at = np.flatnonzero(misfit > chi2_quantile(SCREEN, max(y.shape[1] - 1, 1)))
+        low, high = (chi2_quantile(share, max(y.shape[1] - 1, 1)) for share in SCREEN)
+        self.counts = np.clip((misfit - low) / (high - low), 0.0, 1.0)
+        self.looked_at = np.flatnonzero(self.counts)
 
     def explain(self, chosen: NDArray[np.intp]) -> tuple[Floats, Floats, Floats, Floats]:
-        """Moments, expected signal, its arterial part, and shares of the chosen voxels."""
+        """Moments, expected signal, its arterial part, and shares of the chosen voxels, as far as these count."""
         n, samples = len(chosen), self.y.shape[1]
         out = np.empty((n, 6)), np.empty((n, samples)), np.empty((n, samples)), np.empty((n, len(SCALES), 2))
         arrivals = self.arrivals if self.artery_share > 1e-6 else self.arrivals[:0]
@@ -94,6 +98,9 @@ class VoxelMixture:
             self.timing.row[chosen], *self.timing[1:], np.array([ATT_BOUNDS[0], 3.5]), SCALES,
             np.log(self.scale_share), log_artery, arrivals, self.abv_sd, *out,
         )  # fmt: skip
+        shares, counts = out[3], self.counts[chosen, None, None]
+        shares *= counts
+        shares[:, :1, :1] += 1 - counts
         return out
 
     def learn(self, rounds: int = 8) -> None:
@@ -101,9 +108,9 @@ class VoxelMixture:
         if not self.looked_at.size:
             self.scale_share, self.artery_share = np.array([1.0, *[1e-9] * (len(SCALES) - 1)]), 1e-9
             return
-        rng = np.random.default_rng(self.seed)
-        size = min(SUBSET, self.looked_at.size)
-        chosen = np.sort(rng.choice(self.looked_at, size, replace=False))
+        # In an order that does not depend on which are looked at: one voxel more would else be another part.
+        order = np.random.default_rng(self.seed).permutation(len(self.y))
+        chosen = np.sort(order[self.counts[order] > 0][:SUBSET])
         share = self.looked_at.size / len(self.y)
         for done in range(rounds):
             moments, _, _, shares = self.explain(chosen)
@@ -117,10 +124,10 @@ class VoxelMixture:
                 if passing.sum() > 5:  # aBV where an artery passes, from its mean over all that is not the field
                     volume = moments[:, 4] * (1 - shares[:, 0, 0]) / np.maximum(passing, 1e-9)
                     self.abv_sd = float(np.clip(np.sqrt((passing * volume**2).sum() / passing.sum()), 0.002, 0.1))
-            if done >= 4 and self.quiet:
+            if done >= 2 and self.quiet:
                 break
-        if self.arterial == "auto" and self.artery_share < RARE:
-            self.artery_share = 1e-9
+        if self.arterial == "auto":
+            self.artery_share *= min(max(self.artery_share / RARE - 1.0, 1e-9), 1.0)
 
     @property
     def quiet(self) -> bool:

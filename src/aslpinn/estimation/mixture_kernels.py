@@ -11,18 +11,18 @@ from numba import njit
 
 from .kinetic_kernels import artery, inflow, stored
 
-NODES = 15  # of the ATT grid
+NODES = (15, 15, 45)  # of the ATT grid, for each scale of deviation: what is broad needs more of them
 REACH = 3.5  # prior SDs that the grid covers on either side
 NEGLIGIBLE = -25.0  # log of a weight that is left out
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def att_grid(mean, variance, low, high):
+def att_grid(mean, variance, low, high, nodes):
     """First node and spacing of the ATT grid of a prior."""
     sd = math.sqrt(variance)
     start = max(low, mean - REACH * sd)
     end = max(min(high, mean + REACH * sd), start + 0.02)
-    return start, (end - start) / (NODES - 1)
+    return start, (end - start) / (nodes - 1)
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -39,11 +39,12 @@ def explain_voxels(
     shares (N, K, 2): posterior of scale and artery.
     """
     samples, scales, options = tau.size, extra.shape[0], arrivals.size + 1
-    g = np.empty((scales, NODES, samples))
-    log_weight = np.empty((scales, NODES, options))
-    cbf_mean = np.empty((scales, NODES, options))
-    cbf_variance = np.empty((scales, NODES, options))
-    abv_mean = np.empty((scales, NODES, options))
+    most = max(NODES)
+    g = np.empty((scales, most, samples))
+    log_weight = np.empty((scales, most, options))
+    cbf_mean = np.empty((scales, most, options))
+    cbf_variance = np.empty((scales, most, options))
+    abv_mean = np.empty((scales, most, options))
     shape = np.empty((options, samples))
     shape_power = np.empty(options)
     shape_data = np.empty(options)
@@ -62,8 +63,8 @@ def explain_voxels(
         best = -1e300
         for k in range(scales):
             cbf_prior, att_prior = variance[i, 0] + extra[k, 0], variance[i, 1] + extra[k, 1]
-            start, step = att_grid(mean[i, 1], att_prior, bounds[0], bounds[1])
-            for j in range(NODES):
+            start, step = att_grid(mean[i, 1], att_prior, bounds[0], bounds[1], NODES[k])
+            for j in range(NODES[k]):
                 att = start + j * step
                 level = inflow(att, of) / rate
                 gg = gr = rr = 0.0
@@ -111,8 +112,8 @@ def explain_voxels(
             arterial_signal[i, t] = 0.0
         for k in range(scales):
             shares[i, k, 0] = shares[i, k, 1] = 0.0
-            start, step = att_grid(mean[i, 1], variance[i, 1] + extra[k, 1], bounds[0], bounds[1])
-            for j in range(NODES):
+            start, step = att_grid(mean[i, 1], variance[i, 1] + extra[k, 1], bounds[0], bounds[1], NODES[k])
+            for j in range(NODES[k]):
                 att, here, flow = start + j * step, 0.0, 0.0
                 for q in range(options):
                     if log_weight[k, j, q] - best < NEGLIGIBLE:
@@ -134,7 +135,7 @@ def explain_voxels(
                     outside += here
                     cbf += flow
                     att1 += here * att
-                    att2 += here * att * att
+                    att2 += here * (att * att + step * step / 12)  # a node stands for all ATT that are nearest to it
                     both += flow * att
                     for t in range(samples):
                         other_signal[i, t] += flow * g[k, j, t]

@@ -31,6 +31,7 @@ def grid_search(
     step: float = GRID_STEP,
     halvings: int = 5,
     att_weight: float = 0.0,
+    tilt: float = 1e-5,
 ) -> tuple[Floats, Floats]:
     """Weighted least-squares CBF in ml/100g/min and ATT in s of each voxel, inside the physiological bounds.
 
@@ -48,6 +49,8 @@ def grid_search(
         Times that the interval around the best grid point is halved.
     att_weight : float
         Weight, in squared signal per s^2, of a penalty on a grid point's squared distance from TYPICAL_ATT.
+    tilt : float
+        Share by which the latest ATT of the grid counts as explaining more than the first, where fits are equal.
 
     Returns
     -------
@@ -68,7 +71,7 @@ def grid_search(
         shape = _unit_signal(np.full(1, TYPICAL_CBF, np.float32), reachable[:, None], row, tau, acquisition)
         for start in range(0, members.size, CHUNK):
             chosen = members[start : start + CHUNK]
-            best = _best_on_grid(signal[chosen], shape, weights, att_weight * (reachable - TYPICAL_ATT) ** 2)
+            best = _best_on_grid(signal[chosen], shape, weights, att_weight * (reachable - TYPICAL_ATT) ** 2, tilt)
             cbf[chosen], att[chosen] = _refine(
                 signal[chosen], reachable[best], row, tau, weights, acquisition, step, halvings
             )
@@ -83,14 +86,14 @@ def _unit_signal(cbf: Floats, att: Floats, pld: Floats, tau: Floats, acquisition
     return delta_m(np.float32(1.0), att, pld, tau, constants, t1_apparent=apparent_t1(cbf, constants))
 
 
-def _best_on_grid(signal: Floats, shape: Floats, weights: Floats, penalty: Floats) -> np.ndarray:
+def _best_on_grid(signal: Floats, shape: Floats, weights: Floats, penalty: Floats, tilt: float) -> np.ndarray:
     """Index of the grid's ATT of smallest weighted sum of squares plus (G,) penalty, CBF inside its bounds."""
     power = (weights * shape**2).sum(axis=1)
     overlap = signal @ (weights * shape).T  # (n, G)
     cbf = np.clip(overlap / np.maximum(power, np.float32(1e-30)), *CBF_BOUNDS)
     explained = cbf * (2 * overlap - cbf * power)
     # Label that has all passed before the first readout leaves ATT and CBF undetermined: of equal fits, the latest ATT.
-    explained *= 1 + np.float32(1e-5) * np.linspace(0, 1, shape.shape[0], dtype=np.float32)
+    explained *= 1 + np.float32(tilt) * np.linspace(0, 1, shape.shape[0], dtype=np.float32)
     return (explained - penalty).argmax(axis=1)
 
 

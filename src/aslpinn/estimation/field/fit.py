@@ -64,6 +64,7 @@ SETTLED = 5  # iterations before the field is searched for a focal region
 AGAIN = 4  # iterations after a region was put in
 STEPS_WITH_REGION = 40  # most solver steps for the map where a region's fields share voxels with those of the brain
 START_KERNEL = 1.13  # shortest voxel edges, SD of the Gaussian before the grid search that starts the fit
+START_TILT = 3e-4  # of that search: of equal fits rounding would choose, and the whole fit would follow
 START_ATT_SD, REGION_ATT_SD = 0.15, 0.1  # s, width of the first linearization, of the first with a region at least
 COUPLING_REACH = 0.03  # s per CBF_UNIT, largest first step of the coupling
 #: Most iterations with everything learned, and changes in SDs (99.9th percentile): settled, and far from it.
@@ -134,7 +135,9 @@ class Brain:
         """CBF and ATT (N,) of a grid search on smoothed signals."""
         problem, edge = self.problem, min(self.voxel_size)
         signal = smooth_inside(problem.signal, problem.mask, [START_KERNEL * edge / size for size in self.voxel_size])
-        found = grid_search(signal, problem.pld, problem.tau, problem.counts, problem.acquisition, 0.05, 0)
+        found = grid_search(
+            signal, problem.pld, problem.tau, problem.counts, problem.acquisition, 0.05, 0, tilt=START_TILT
+        )
         return np.clip(found[0].astype(np.float64), 1.0, 150.0), np.clip(found[1].astype(np.float64), 0.1, 3.0)
 
     def local(self, maps: NDArray[np.floating]) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,20 @@ class Likelihood:
         """L theta for theta (2, N)."""
         cc, ca, aa = self.precision
         return np.stack([cc * theta[0] + ca * theta[1], ca * theta[0] + aa * theta[1]])
+
+    def marginal(self, alone: Floats) -> Likelihood:
+        """That of theta's smooth part, where every voxel adds a part of its own of covariance `alone` (3, N).
+
+        Precision (L^-1 + V)^-1 and pull (1 + L V)^-1 pull with V = alone: no voxel counts for more than 1 / V.
+        """
+        (cc, ca, aa), (vc, vca, va), (of_cbf, of_att) = self.precision, alone, self.pull
+        p, q = 1 + cc * vc + ca * vca, cc * vca + ca * va
+        r, s = ca * vc + aa * vca, 1 + ca * vca + aa * va
+        det = p * s - q * r
+        precision = np.stack([s * cc - q * ca, s * ca - q * aa, p * aa - r * ca]) / det
+        return replace(
+            self, precision=precision, pull=np.stack([s * of_cbf - q * of_att, p * of_att - r * of_cbf]) / det
+        )
 
     def noise(self, rng: np.random.Generator, levels: GaussianLevels) -> Floats:
         """A draw (2, N) of the pull that noise makes: N(0, L), neighbors correlated as the noise is."""

@@ -29,6 +29,7 @@ LARGEST = np.array([1.0, 0.2**2, 1.0])
 #: SDs of a region's levels, for widths up to 7, up to 12 and above 12 mm: CBF in the field's unit, ATT in s. A region's
 #: few voxels cannot teach them; they let it be anything physiological that is smooth inside.
 REGION_WIDTHS, REGION_CBF, REGION_ATT = (7.0, 12.0), (0.0, 0.0, 0.3), (0.0, 0.1, 0.3)
+VOXEL = 1  # the level of independent voxels
 BACKGROUND = 30.0  # mm; the image's variation on this scale is receive sensitivity rather than tissue
 SCALES = ((0.0, 9), (3.0, 7), (6.0, 5), (12.0, 4))  # mm of smoothing, hat functions
 DEPTHS = ((0.0, 9), (8.0, 7), (20.0, 5))  # the same for depth: distance to the surface, share of the mask around
@@ -39,7 +40,8 @@ class Prior:
     """Fields of given level variances (F, levels), and how they make CBF (in CBF_UNIT) and ATT (in s).
 
     Order of the fields: CBF, ATT, that of the guide, CBF and ATT in the region. guide (N,) is psi or None, of depth
-    rather than of an image with `by_depth`; region (N,) is q or None; coupling is rho.
+    rather than of an image with `by_depth`; region (N,) is q or None; coupling is rho. `spectrum` is that of the fields
+    but for their level of independent voxels, whose covariance of CBF and ATT in every voxel is `alone`, (3, N).
     """
 
     levels: GaussianLevels
@@ -49,9 +51,22 @@ class Prior:
     region: Floats | None = None
     by_depth: bool = False
     spectrum: Floats = field(init=False, repr=False)
+    alone: Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "spectrum", self.levels.spectrum(self.variances))
+        smooth = self.variances.copy()
+        smooth[:, VOXEL] = 0
+        object.__setattr__(self, "spectrum", self.levels.spectrum(smooth))
+        own = self.variances[:, VOXEL].astype(np.float32)
+        cbf = np.full(self.levels.size, own[0]) if self.guide is None else own[0] + own[2] * self.guide**2
+        rho = np.float32(self.coupling)
+        object.__setattr__(self, "alone", np.stack([cbf, rho * cbf, own[1] + rho**2 * cbf]))
+
+    @property
+    def whole(self) -> Floats:
+        """Spectrum of the fields with the independent voxels, which are as strong at every frequency."""
+        whole: Floats = self.spectrum + self.variances[:, VOXEL, None, None, None].astype(np.float32)
+        return whole
 
     @property
     def everywhere(self) -> int:
