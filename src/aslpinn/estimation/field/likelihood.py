@@ -149,8 +149,6 @@ def noise_spectrum(problem: Problem, noise: Doubles, levels: GaussianLevels, see
     volumes are off as a whole. The noise has levels like the maps: shares that are not negative are fitted to the power
     of the repeats' spread in the band of each level, against that of draws of the levels inside the mask.
     """
-    from scipy.optimize import nnls  # slow to import, and most decoded series have no repeats
-
     spread = (problem.volumes - problem.signal[:, problem.pair]).T / np.sqrt(noise, dtype=np.float32)
     found = levels.power(spread).sum(axis=0)
     rng = np.random.default_rng(seed)
