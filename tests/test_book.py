@@ -272,9 +272,12 @@ def look_at(page: Any, address: str, name: str) -> Visit:
     page.add_script_tag(path=axe_script())
     code = name == CHAPTERS[0]  # the colors of source code are the same everywhere
     visit.light = violations(page, code=code)
+    page.add_style_tag(
+        content="*, ::before, ::after { transition: none !important; }"
+    )  # no color on its way to another
     page.emulate_media(color_scheme="dark")
     page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
-    page.wait_for_timeout(300)  # colors change gradually
+    page.wait_for_timeout(100)
     visit.dark = violations(page, ("color-contrast",), code=code)
     page.set_viewport_size({"width": NARROW, "height": 800})
     page.wait_for_timeout(100)
