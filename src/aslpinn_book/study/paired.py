@@ -28,13 +28,13 @@ def take_over(project: Path, say: Callable[[str], None] = print) -> list[Path]:
     InputError
         Where a newer notebook cannot be read, or holds a cell that papermill put in; nothing has been written then.
     """
-    import jupytext
-
     changed = {}
     for notebook in sorted((project / "notebooks").glob("*.ipynb")):
         text = notebook.with_suffix(".md")
         if not text.is_file() or notebook.stat().st_mtime_ns <= text.stat().st_mtime_ns:
             continue
+        import jupytext  # takes a moment, and mostly nothing is newer
+
         try:
             newer = jupytext.read(notebook)
         except Exception as error:  # whatever nbformat makes of a damaged file
