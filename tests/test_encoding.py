@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from aslpinn.errors import InputError
 from aslpinn.fields import MultiresHashEncoding
+from aslpinn.fields.arrays import Table
 from aslpinn.threads import set_threads, workers
 
 PAPER = {"levels": 16, "features": 2, "log2_table": 15, "base": 16, "finest": 4096}
@@ -267,3 +268,31 @@ def test_codes_and_gradients_on_cuda_are_those_of_the_cpu(rng: np.random.Generat
         codes.backward(upstream.cuda())
         torch.testing.assert_close(codes.cpu(), expected, rtol=1e-3, atol=1e-7)
         torch.testing.assert_close(native.table.grad.cpu(), cpu.table.grad, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("arrays", [False, True], ids=["torch", "numpy"])
+def test_a_line_interpolates_along_a_coordinate_of_its_own(arrays):
+    """Its code is that of `np.interp` between its rows, those of the grids in space stay what they were."""
+    rng = np.random.default_rng(0)
+    settings, lines = {"levels": 2, "features": 2, "log2_table": 10, "base": 4, "finest": 8}, (9, 5)
+    points = rng.random((50, 5), np.float32)
+    points[:2, 3:] = [[0.0, 1.0], [1.0, 0.0]]
+    if arrays:
+        encoding = Table.start(0, **settings, lines=lines)
+        table, codes = encoding.table, encoding.codes(*encoding.index(points))
+    else:
+        module = MultiresHashEncoding(**settings, lines=lines)
+        table, codes = module.table.detach().numpy(), module(torch.from_numpy(points)).detach().numpy()
+    space = MultiresHashEncoding(**settings)
+    with torch.no_grad():
+        space.table.copy_(torch.from_numpy(table[: len(space.table)]))
+    np.testing.assert_allclose(codes[:, :4], space(torch.from_numpy(points[:, :3])).detach().numpy(), atol=1e-9)
+    first = len(space.table)
+    for number, vertices in enumerate(lines):
+        for feature in range(2):
+            expected = np.interp(
+                points[:, 3 + number], np.linspace(0, 1, vertices), table[first : first + vertices, feature]
+            )
+            np.testing.assert_allclose(codes[:, 4 + 2 * number + feature], expected, atol=1e-9)
+        first += vertices
+    assert first == len(table)

@@ -41,6 +41,7 @@ CASES = {
     "derivative, steps": {"objective": "pointwise", "edge_width": 0.0},
     "ode, steps": {"objective": "pointwise", "reading": "ode", "edge_width": 0.0},
     "ode, from t = 0": {"objective": "pointwise", "reading": "ode", "edge_width": 0.1, "initial_condition": "on"},
+    "no anatomy": {"anatomy": "off"},
     "increments, from t = 0, held out": {"objective": "increments", "initial_condition": "on", "held_out": 0.2},
 }  # fmt: skip
 

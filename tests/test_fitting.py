@@ -12,6 +12,7 @@ import aslpinn
 from aslpinn import Acquisition, FitError, InputError
 from aslpinn.estimation import ESTIMATORS, FieldOptions, NllsOptions, PinnOptions, options_for
 from aslpinn.estimation.networks.config import PRESETS
+from aslpinn.estimation.networks.rehearsal import Rehearsal
 from aslpinn.estimation.networks.train import learning_rate, minibatches, unit_positions
 from aslpinn.estimation.problem import prepare
 from aslpinn.physics import delta_m
@@ -217,8 +218,14 @@ def test_every_estimator_has_its_function():
             {"estimator": "nlls", "members": 3},
             r"'nlls' does not use members \(field, pinn would\); it takes seed, att_penalty",
         ),
-        ({"estimator": "vb", "guide": np.ones((14, 14, 8))}, r"'vb' does not use guide \(field would\)"),
-        ({"estimator": "pinn", "guide": np.ones((14, 14, 8)), "epochs": 1}, "'pinn' does not use guide"),
+        (
+            {"estimator": "vb", "guide": np.ones((14, 14, 8))},
+            r"'vb' does not use guide as its options are \(field, pinn would\)",
+        ),
+        (
+            {"estimator": "pinn", "guide": np.ones((14, 14, 8)), "anatomy": "off"},
+            "'pinn' does not use guide as its options are",
+        ),
         ({"voxel_size": None}, "voxel_size is not given; estimator 'field' needs it"),
         ({"estimator": "smoothed", "voxel_size": None}, "voxel_size is not given; estimator 'smoothed' needs it"),
         ({"options": NllsOptions(), "estimator": "field"}, "options is of type NllsOptions; expected FieldOptions"),
@@ -289,3 +296,21 @@ def test_reference_phantom_at_tsnr_1_5(shared):
     assert np.corrcoef(estimate.att[mask], att[mask])[0, 1] > 0.95
     assert abs(estimate.cbf[gm & mask].mean() / cbf[gm & mask].mean() - 1) < 0.05
     assert abs(estimate.cbf[wm & mask].mean() / cbf[wm & mask].mean() - 1) < 0.08
+
+
+def test_a_rehearsal_is_scaled_to_the_errors_that_the_data_show():
+    """Maps with errors that no one knows; a rehearsal whose errors are 0.7 times as large is taken for what it is."""
+    rng = np.random.default_rng(4)
+    mask = np.ones((24, 24, 10), bool)
+    x = (np.argwhere(mask) / 24).astype(np.float32).T
+    truth = np.stack([50 + 20 * np.sin(9 * x[0]) * np.cos(7 * x[1]), 1.2 + 0.2 * np.sin(5 * x[2] + 4 * x[0])])
+    signal = delta_m(truth[0][:, None], truth[1][:, None], TIMING.post_labeling_delay, TIMING.labeling_duration)
+    signal = signal + 5e-4 * rng.standard_normal(signal.shape)
+    problem = prepare(signal.reshape(*mask.shape, -1).astype(np.float32), mask, TIMING)
+    wrong = np.stack([6 * np.sin(20 * x[1] + 15 * x[0]), 0.05 * np.cos(22 * x[0])])
+    rehearsal = Rehearsal(problem, (3.0, 3.0, 7.0), (truth + wrong).astype(np.float32), 5e-4, 0)
+    assert rehearsal.noise_sd == pytest.approx(5e-4, rel=0.02)
+    rehearsal.signal(rehearsal.maps)
+    factor, variance = rehearsal.variance(rehearsal.maps, (0.7 * wrong).astype(np.float32))
+    assert factor == pytest.approx(1 / 0.7**2, rel=0.15)
+    np.testing.assert_allclose(variance.mean(axis=1), np.square(wrong).mean(axis=1), rtol=0.2)

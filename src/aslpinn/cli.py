@@ -156,7 +156,7 @@ def _fit(arguments: argparse.Namespace) -> int:
     from .data.derivatives import check_output, require_outside_raw, write_estimate
     from .data.series import load_subject
     from .estimation import fit, prepare
-    from .estimation.estimators import DEFAULT, default_preset, estimator_for, former_default, options_for, uses
+    from .estimation.estimators import DEFAULT, default_preset, estimator_for, former_default, options_for
 
     given = {name: value for name in OF_ESTIMATORS if (value := getattr(arguments, name)) is not None}
     preset = arguments.preset
@@ -197,7 +197,7 @@ def _fit(arguments: argparse.Namespace) -> int:
             estimator=estimator,
             preset=preset or default_preset(estimator),
             voxel_size=subject.voxel_size,
-            guide=subject.guide if uses(estimator, "guide") else None,
+            guide=subject.guide if options_for(estimator, preset, **given).takes_guide else None,
             progress=progress,
             **given,
         )

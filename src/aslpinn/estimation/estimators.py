@@ -194,7 +194,7 @@ def fit(
     voxel_size : (3,) floats
         mm; field, pinn, smoothed and basil need it.
     guide : (X, Y, Z) array
-        An anatomical image such as M0, for field.
+        An anatomical image such as M0, for field and pinn.
     progress : callable
         Called with (done, total, message).
     settings
@@ -218,9 +218,9 @@ def fit(
             f"has no dispersion; expected one of {', '.join(key for key, of in ESTIMATORS.items() if of.disperses)}"
         )
     sizes = _checked_size(name, chosen, voxel_size)
-    if guide is not None and not uses(name, "guide"):
-        users = ", ".join(key for key in ESTIMATORS if uses(key, "guide"))
-        raise InputError(f"estimator {name!r} does not use guide ({users} would)")
+    if guide is not None and not chosen.takes_guide:
+        users = ", ".join(key for key in ESTIMATORS if key != name and uses(key, "guide"))
+        raise InputError(f"estimator {name!r} does not use guide as its options are ({users} would)")
     problem = prepare(series, mask, acquisition)
     if guide is not None and guide.shape != problem.mask.shape:
         raise InputError(f"guide has shape {guide.shape}; expected that of the mask, {problem.mask.shape}")

@@ -53,6 +53,11 @@ class Options:
         """Whether a fit with these options cannot do without the voxel size."""
         return self.uses_voxel_size
 
+    @property
+    def takes_guide(self) -> bool:
+        """Whether a fit with these options uses an anatomical image."""
+        return self.uses_guide
+
     @classmethod
     def names(cls) -> list[str]:
         """Names of the options, in order."""

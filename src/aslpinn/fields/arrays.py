@@ -23,13 +23,17 @@ INIT = 1e-4  # half width of the uniform distribution that tables start from, MÃ
 
 @dataclass(frozen=True)
 class Level:
-    """One grid of the encoding: its rows are `offset` to `offset + rows - 1` of the table."""
+    """One grid of the encoding: its rows are `offset` to `offset + rows - 1` of the table.
+
+    A line, a grid of one axis, lies along the coordinate `line` of the points; None: along the first three, in space.
+    """
 
     scale: float
     resolution: int
     rows: int
     offset: int
     dense: bool
+    line: int | None = None
 
 
 def grid_levels(levels: int, log2_table: int, base: int, finest: int) -> tuple[Level, ...]:
@@ -51,6 +55,15 @@ def grid_levels(levels: int, log2_table: int, base: int, finest: int) -> tuple[L
     return tuple(made)
 
 
+def with_lines(levels: tuple[Level, ...], lines: Sequence[int]) -> tuple[Level, ...]:
+    """Return the levels, and after them lines of so many vertices each along the coordinates after the third."""
+    offset = levels[-1].offset + levels[-1].rows
+    for number, vertices in enumerate(lines):
+        levels += (Level(vertices - 1.0, vertices, vertices, offset, True, 3 + number),)
+        offset += vertices
+    return levels
+
+
 def check_settings(levels: int, features: int, log2_table: int, base: int, finest: int, engine: str) -> None:
     """Raise InputError where the settings define no encoding."""
     limits = {"levels": (levels, 1, 64), "features": (features, 1, 64), "log2_table": (log2_table, 3, 26)}
@@ -65,12 +78,18 @@ def check_settings(levels: int, features: int, log2_table: int, base: int, fines
 
 
 def corners(x: Any, level: Level, xp: Any) -> tuple[Any, Any]:
-    """Return table rows (N, 8) int64 and trilinear weights (N, 8) float64 of points x (N, 3) float64 on one level.
+    """Return table rows (N, 8) int64 and trilinear weights (N, 8) float64 of points x (N, 3 or more) on one level.
 
-    xp is NumPy or torch, whichever x belongs to. In float32 a position at scale 4095 would be off by up to 1.2e-4 of a
-    cell.
+    On a line a point lies between two vertices; the other six have weight 0. Points are float64, for in float32 a
+    position at scale 4095 would be off by up to 1.2e-4 of a cell. xp is NumPy or torch, whichever x belongs to.
     """
-    position = x * level.scale + 0.5
+    if level.line is not None:
+        position = x[:, level.line] * level.scale
+        lower = xp.asarray(xp.floor(position), dtype=xp.int64).clip(0, level.rows - 2)
+        fraction = position - lower
+        row, nothing = lower + level.offset, xp.zeros_like(fraction)
+        return xp.stack([row, row + 1] + [row] * 6, 1), xp.stack([1.0 - fraction, fraction] + [nothing] * 6, 1)
+    position = x[:, :3] * level.scale + 0.5
     lower = xp.floor(position.detach() if hasattr(position, "detach") else position)
     fraction, lower = position - lower, xp.asarray(lower, dtype=xp.int64)
     sides = [(lower[:, axis], lower[:, axis] + 1) for axis in range(3)]
@@ -90,12 +109,12 @@ def corners(x: Any, level: Level, xp: Any) -> tuple[Any, Any]:
 
 
 def decay_rates(levels: Sequence[Level], strength: float) -> NDArray[np.float64]:
-    """Weight decay of each level's rows beside AdamW's own: strength times (resolution / 8)^1.5.
+    """Weight decay of each level's rows beside AdamW's own: strength times (resolution / 8)^1.5; none on a line.
 
     Rows that decay the faster the finer their grid are a prior of finite smoothness: what a step of a given size costs
     grows with its spatial frequency.
     """
-    return strength * (np.array([level.resolution for level in levels]) / 8) ** 1.5
+    return strength * (np.array([level.resolution * (level.line is None) for level in levels]) / 8) ** 1.5
 
 
 def table_start(seed: Seed, rows: int, features: int) -> Floats:
@@ -154,10 +173,12 @@ class Table:
     levels: tuple[Level, ...]
 
     @classmethod
-    def start(cls, seed: Seed, levels: int, features: int, log2_table: int, base: int, finest: int) -> Table:
+    def start(
+        cls, seed: Seed, levels: int, features: int, log2_table: int, base: int, finest: int, lines: Sequence[int] = ()
+    ) -> Table:
         """An encoding with a random table. Raises InputError for settings that define none."""
         check_settings(levels, features, log2_table, base, finest, "torch")
-        made = grid_levels(levels, log2_table, base, finest)
+        made = with_lines(grid_levels(levels, log2_table, base, finest), lines)
         return cls(table_start(seed, made[-1].offset + made[-1].rows, features), made)
 
     @property
@@ -166,7 +187,7 @@ class Table:
         return len(self.levels) * self.table.shape[1]
 
     def index(self, positions: Floats) -> tuple[NDArray[np.uint32], Floats]:
-        """Return table rows and trilinear weights, both (N, levels, 8), of positions (N, 3) in [0, 1]."""
+        """Return table rows and weights, both (N, levels, 8), of positions (N, 3 + lines) in [0, 1]."""
         found = [corners(positions.astype(float), level, np) for level in self.levels]
         rows = np.stack([row for row, _ in found], axis=1).astype(np.uint32)
         return rows, np.stack([weight for _, weight in found], axis=1).astype(np.float32)

@@ -8,6 +8,7 @@ arithmetic of scales, half-cell shift, row counts and hash is that of tiny-cuda-
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError
-from .arrays import ENGINES, Level, Seed, check_settings, corners, grid_levels, table_start
+from .arrays import ENGINES, Level, Seed, check_settings, corners, grid_levels, table_start, with_lines
 
 __all__ = ["ENGINES", "HashIndex", "Level", "MultiresHashEncoding", "grid_levels"]
 
@@ -25,7 +26,7 @@ __all__ = ["ENGINES", "HashIndex", "Level", "MultiresHashEncoding", "grid_levels
 class HashIndex:
     """Table rows and trilinear weights of fixed positions, computed once by `MultiresHashEncoding.precompute`.
 
-    positions (N, 3) float32; rows (N, levels, 8) int32, into the whole table; weights (N, levels, 8) float32.
+    positions (N, 3 or more) float32; rows (N, levels, 8) int32, into the whole table; weights (N, levels, 8) float32.
     """
 
     positions: Tensor
@@ -55,9 +56,12 @@ class MultiresHashEncoding(nn.Module):
         "torch", on every device, or "tinycudann" (CUDA; has not been run on a GPU by this project).
     seed : int or numpy.random.Generator
         Of the table, which starts uniform in -1e-4 to 1e-4.
+    lines : sequence of int
+        Vertices of grids of one axis, one for each coordinate after the third: what else is known of a point, such as
+        the rank of its voxel in an anatomical image. Their codes come last.
 
-    `.table` (rows, features) is the only parameter. Raises InputError for settings that define no encoding, and for
-    engine "tinycudann" where that package cannot be imported.
+    `.table` (rows, features) is the only parameter. Raises InputError for settings that define no encoding, for engine
+    "tinycudann" where that package cannot be imported, and for lines with it.
     """
 
     table: nn.Parameter
@@ -71,10 +75,14 @@ class MultiresHashEncoding(nn.Module):
         finest: int = 4096,
         engine: str = "torch",
         seed: Seed = 0,
+        lines: Sequence[int] = (),
     ) -> None:
         super().__init__()
         check_settings(levels, features, log2_table, base, finest, engine)
-        self.levels = grid_levels(levels, log2_table, base, finest)
+        if lines and engine == "tinycudann":
+            raise InputError('lines: tiny-cuda-nn has grids in space only; expected none, or engine="torch"')
+        self.levels = with_lines(grid_levels(levels, log2_table, base, finest), lines)
+        self.coordinates = 3 + len(lines)
         self.features = features
         self.log2_table = log2_table
         self.base = base
@@ -92,7 +100,7 @@ class MultiresHashEncoding(nn.Module):
         return len(self.levels) * self.features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the codes (N, levels * features) of positions x (N, 3) in [0, 1].
+        """Return the codes (N, levels * features) of positions x (N, 3 + lines) in [0, 1].
 
         Engine "torch" is also differentiable in x. Raises InputError for another shape, for positions outside [0, 1]
         or not finite, and for positions that require a gradient with another engine.
@@ -102,12 +110,12 @@ class MultiresHashEncoding(nn.Module):
         return self.lookup(self.precompute(x))
 
     def precompute(self, x: Tensor) -> HashIndex:
-        """Return rows and weights of positions x (N, 3) in [0, 1], so that fixed positions are hashed once.
+        """Return rows and weights of positions x (N, 3 + lines) in [0, 1], so that fixed positions are hashed once.
 
         Raises InputError as `forward` does.
         """
-        if x.ndim != 2 or x.shape[1] != 3:
-            raise InputError(f"positions: found shape {tuple(x.shape)}, expected (N, 3)")
+        if x.ndim != 2 or x.shape[1] != self.coordinates:
+            raise InputError(f"positions: found shape {tuple(x.shape)}, expected (N, {self.coordinates})")
         if x.numel() and not (bool(x.min() >= 0) and bool(x.max() <= 1)):
             raise InputError(
                 f"positions: found values from {float(x.min()):g} to {float(x.max()):g}, expected all in [0, 1]"

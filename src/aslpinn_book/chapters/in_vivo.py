@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from aslpinn.data import Phantom, Subject, load_subject, simulate
 from aslpinn.errors import InputError
-from aslpinn.estimation import Estimate, Request, fit, prepare, uses
+from aslpinn.estimation import Estimate, Request, fit, options_for, prepare
 from aslpinn.estimation.voxelwise import fit_grid
 from aslpinn.maps.partial_volume import Window
 from aslpinn.maps.style import CATEGORICAL, METHOD_COLORS, METHOD_MARKERS, styled, subplots
@@ -101,7 +101,7 @@ def fit_half(person: Person, volumes: NDArray[np.intp], estimator: str, seed: in
     if estimator == "grid":
         return fit_grid(prepare(series, person.mask, acquisition), Request(person.voxel_size), name="grid")
     anatomy = person.guide if isinstance(person, Subject) else person.m0
-    guide = anatomy if uses(estimator, "guide") else None
+    guide = anatomy if options_for(estimator).takes_guide else None
     options: dict[str, Any] = {"seed": seed, "voxel_size": person.voxel_size, "guide": guide}
     return fit(series, person.mask, acquisition, estimator=estimator, **options)
 

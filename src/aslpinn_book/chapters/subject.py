@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aslpinn.data import Subject, write_estimate
-from aslpinn.estimation import Estimate, fit, uses
+from aslpinn.estimation import Estimate, fit, options_for, uses
 from aslpinn.estimation.estimators import estimator_for
 from aslpinn.files import write_atomic
 from aslpinn.maps import metrics, regions
@@ -30,7 +30,8 @@ def fitter(person: Subject, estimator: str = "field", preset: str = "", seed: in
     fast: estimators that train networks take one member and few epochs; the others need no short settings.
     """
     options: dict[str, Any] = {"estimator": estimator, "preset": preset or None, "seed": seed}
-    options |= {"voxel_size": person.voxel_size, "guide": person.guide if uses(estimator, "guide") else None}
+    takes_guide = options_for(estimator, preset or None).takes_guide
+    options |= {"voxel_size": person.voxel_size, "guide": person.guide if takes_guide else None}
     if fast and uses(estimator, "epochs"):
         options |= {"members": 1, "epochs": 8}
     return lambda series, mask, acquisition: fit(series, mask, acquisition, **options)

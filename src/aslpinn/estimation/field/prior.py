@@ -116,7 +116,14 @@ def is_constant(image: NDArray[np.floating], mask: NDArray[np.bool_]) -> bool:
 
 
 def guide_features(image: NDArray[np.floating], mask: NDArray[np.bool_], voxel_size: Sequence[float]) -> Doubles:
-    """Hat functions of the rank of the image's logarithm, at four scales: (features, N), each of mean 0.
+    """Hat functions of `guide_ranks`: (features, N), each of mean 0."""
+    return np.array([hat for rank, count in guide_ranks(image, mask, voxel_size) for hat in _hats(rank, count)])
+
+
+def guide_ranks(
+    image: NDArray[np.floating], mask: NDArray[np.bool_], voxel_size: Sequence[float]
+) -> list[tuple[Doubles, int]]:
+    """Rank (N,) in [0, 1] of the image's logarithm at four scales, and the number of hat functions of each.
 
     Ranks serve any contrast and scaling of the image; its slow part, receive sensitivity, is taken away first. A value
     that is not finite or not positive counts as the smallest one.
@@ -126,30 +133,38 @@ def guide_features(image: NDArray[np.floating], mask: NDArray[np.bool_], voxel_s
     typical = np.median(inside[inside > 0]) if np.any(inside > 0) else 1.0
     log = np.log(np.maximum(inside, 1e-3 * typical))
     log -= smooth_inside(log, mask, [BACKGROUND / size for size in voxel_size])
-    features = []
-    for width, hats in SCALES:
-        values = log if width == 0 else smooth_inside(log, mask, [width / size for size in voxel_size])
-        features += _hats(values, hats)
-    return np.array(features)
+    return [
+        (_ranks(log if width == 0 else smooth_inside(log, mask, [width / size for size in voxel_size])), hats)
+        for width, hats in SCALES
+    ]
 
 
 def depth_features(mask: NDArray[np.bool_], voxel_size: Sequence[float]) -> Doubles:
-    """Hat functions of how deep a voxel lies in the mask, at three scales: (features, N), each of mean 0.
+    """Hat functions of `depth_ranks`: (features, N), each of mean 0."""
+    return np.array([hat for rank, count in depth_ranks(mask, voxel_size) for hat in _hats(rank, count)])
+
+
+def depth_ranks(mask: NDArray[np.bool_], voxel_size: Sequence[float]) -> list[tuple[Doubles, int]]:
+    """Rank (N,) of how deep a voxel lies in the mask, at three scales, and the number of hat functions of each.
 
     The volume's own border is no surface: a slab that the field of view cuts goes on behind it.
     """
     depth = np.zeros(mask.shape) if mask.all() else distance_transform_edt(mask, voxel_size)
-    features = _hats(depth[mask], DEPTHS[0][1])
+    found = [(_ranks(depth[mask]), DEPTHS[0][1])]
     for width, hats in DEPTHS[1:]:
         sigma = [width / size for size in voxel_size]
-        features += _hats(gaussian_filter(mask.astype(np.float32), sigma, mode="nearest")[mask], hats)
-    return np.array(features)
+        found.append((_ranks(gaussian_filter(mask.astype(np.float32), sigma, mode="nearest")[mask]), hats))
+    return found
 
 
-def _hats(values: NDArray[np.floating], count: int) -> list[Doubles]:
-    """Hat functions (N,) of the rank of values (N,), each of mean 0; equal values have equal ranks."""
+def _ranks(values: NDArray[np.floating]) -> Doubles:
+    """Rank in [0, 1] of each of the values (N,); equal values have equal ranks."""
     ordered = np.sort(values)
-    rank = (np.searchsorted(ordered, values) + np.searchsorted(ordered, values, "right")) / (2 * len(values))
+    return (np.searchsorted(ordered, values) + np.searchsorted(ordered, values, "right")) / (2 * len(values))
+
+
+def _hats(rank: Doubles, count: int) -> list[Doubles]:
+    """Hat functions (N,) of ranks (N,), each of mean 0."""
     hats = [np.maximum(0.0, 1.0 - np.abs(rank * (count - 1) - k)) for k in range(count)]
     return [hat - hat.mean() for hat in hats]
 

@@ -26,28 +26,31 @@ class Fields(nn.Module):
     """The networks of one member: f_ode, and f_tissue where the objective needs it, on hash encodings.
 
     CBF and ATT share one encoding and one network (the paper), or ATT has its own (att_levels > 0). f_tissue uses the
-    first encoding. With several seeds the parameters of all members are stacked: tables side by side in each row,
-    weights on a first axis, which codes and outputs then have, too.
+    first encoding; `lines` are those of the encodings (`Samples.lines`). With several seeds the parameters of all
+    members are stacked: tables side by side in each row, weights on a first axis, which codes and outputs then have,
+    too.
     """
 
-    def __init__(self, config: PinnOptions, seeds: int | Sequence[int], engine: str = "torch") -> None:
+    def __init__(
+        self, config: PinnOptions, seeds: int | Sequence[int], engine: str = "torch", lines: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         first, *others = [seeds] if isinstance(seeds, int) else seeds
-        self._start(config, first, engine)
+        self._start(config, first, engine, lines)
         if others:
             members = [dict(self.named_parameters())]
-            members += [dict(Fields(config, seed, engine).named_parameters()) for seed in others]
+            members += [dict(Fields(config, seed, engine, lines).named_parameters()) for seed in others]
             for name, parameter in members[0].items():
                 several = [member[name].detach() for member in members]
                 table = name.endswith("table")
                 parameter.data = torch.stack(several, 1).flatten(1) if table else torch.stack(several)
 
-    def _start(self, config: PinnOptions, seed: int, engine: str) -> None:
+    def _start(self, config: PinnOptions, seed: int, engine: str, lines: Sequence[int]) -> None:
         rng = np.random.default_rng(seed)
         shape = (config.hidden, config.layers)
 
         def parameters(levels: int, base: int, finest: int) -> ParameterField:
-            of = MultiresHashEncoding(levels, config.features, config.log2_table, base, finest, engine, rng)
+            of = MultiresHashEncoding(levels, config.features, config.log2_table, base, finest, engine, rng, lines)
             omegas = (config.omega_parameters_first, config.omega_parameters)
             return ParameterField(of, *shape, *omegas, config.activation, rng, config.cbf_scale, config.att_scale)
 
@@ -96,7 +99,8 @@ class AutogradEngine:
         recorded: bool = True,
     ) -> None:
         self.config, self.device, self.name = config, check_device(device), name
-        self.fields = Fields(config, seeds, "tinycudann" if name == "tinycudann" else "torch").to(device)
+        encoding = "tinycudann" if name == "tinycudann" else "torch"
+        self.fields = Fields(config, seeds, encoding, samples.lines).to(device)
         self.indices = self.fields.precompute(self._tensor(samples.positions))
         self.signal, self.weight, self.pld = (
             self._tensor(values) for values in (samples.signal, samples.weight, samples.pld)

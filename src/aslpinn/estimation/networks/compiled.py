@@ -51,7 +51,7 @@ class CompiledEngine:
         self.collocation = 0 if config.objective == "closed-form" else config.collocation
         self.samples, self.config, self.steps, self.threads = samples, config, 0, workers()
         self.batch = batch_of(samples, config)
-        self.encodings, self.networks = start(config, seed)
+        self.encodings, self.networks = start(config, seed, samples.lines)
         self.packed = Packed(self.networks)
         self.tables = [TableState(encoding, self.threads, config.level_decay or 0.0) for encoding in self.encodings]
         self.positions = [samples.index(encoding) for encoding in self.encodings]
@@ -141,7 +141,7 @@ class CompiledEngine:
         return self._room[n]
 
 
-def start(config: PinnOptions, seed: int) -> tuple[list[Table], list[Layers | None]]:
+def start(config: PinnOptions, seed: int, lines: Sequence[int] = ()) -> tuple[list[Table], list[Layers | None]]:
     """Encodings of f_ode and of ATT's own network where it has one; f_ode, ATT's own or None, f_tissue or None.
 
     Drawn in the order of `autograd.Fields`, so that a seed gives the same networks on every engine.
@@ -150,7 +150,7 @@ def start(config: PinnOptions, seed: int) -> tuple[list[Table], list[Layers | No
     hidden = [config.hidden] * config.layers
 
     def parameters(levels: int, base: int, finest: int) -> tuple[Table, Layers]:
-        table = Table.start(rng, levels, config.features, config.log2_table, base, finest)
+        table = Table.start(rng, levels, config.features, config.log2_table, base, finest, lines)
         omegas = (config.omega_parameters_first, config.omega_parameters)
         return table, Layers.start(rng, (table.width, *hidden, 2), *omegas)
 

@@ -50,6 +50,12 @@ class PinnOptions(Options):
     att_base: int = option(4, "as base, for ATT", low=1)
     att_finest: int = option(24, "as finest, for ATT", low=1)
 
+    anatomy: str = option(
+        "on",
+        "ranks of the guide, or else of depth in the mask, as more coordinates of the encodings",
+        choices=("on", "off"),
+    )
+
     hidden: int = option(16, "units in a hidden layer", low=1, table2="Neurons per layer")
     layers: int = option(3, "hidden layers", low=1, table2="Number of layers")
     activation: str = option("sine", "sine is SIREN's", choices=("sine", "relu"), table2="Activation function")
@@ -104,7 +110,13 @@ class PinnOptions(Options):
     cbf_scale: float = option(40.0, "CBF in ml/100g/min where f_ode gives 0", above=0)
     att_scale: float = option(1.2, "ATT in s where f_ode gives 0", above=0)
 
+    uses_guide = True
     uses_voxel_size = True
+
+    @property
+    def takes_guide(self) -> bool:
+        """Not without anatomy."""
+        return self.anatomy == "on"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -140,6 +152,7 @@ PRESETS: dict[str, PinnOptions] = {
         base=16,
         finest=4096,
         att_levels=0,
+        anatomy="off",
         hidden=16,
         layers=3,
         epochs=5000,

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 
 from ...errors import InputError
 from ...physics import ATT_BOUNDS, CBF_BOUNDS
-from ..contrast import RESTORED, local_contrast
 from ..estimate import Estimate
 from ..field.likelihood import repeat_noise
 from ..mixture import VoxelMixture, VoxelPrior
 from ..problem import Floats, Problem, Request
 from ..voxelwise import gauss_newton_sd
 from .config import PinnOptions
+from .rehearsal import Rehearsal
 from .train import Engine, Samples, Trained, train
 
 MEMBER_SEEDS = 1009  # seeds of the members: seed * MEMBER_SEEDS + k, so that runs with other seeds share none
@@ -28,7 +29,7 @@ TRIAL_EPOCHS, TRIAL_HELD_OUT = 12, 0.1
 def fit_pinn(problem: Problem, request: Request, config: PinnOptions) -> Estimate:
     """Mean over an ensemble of trained networks; one more is trained for the SDs. Then every voxel is weighed alone.
 
-    See `choose_decay` for what the data decide, `standard_deviations` for the SDs' meaning, `mixture` for arteries.
+    See `choose_decay` for what the data decide, `rehearsal` for contrast and SDs, `mixture` for arteries.
     Raises FitError where a loss is not finite, InputError for an arterial part on a dispersed bolus.
     """
     began = time.perf_counter()
@@ -39,27 +40,24 @@ def fit_pinn(problem: Problem, request: Request, config: PinnOptions) -> Estimat
     if config.level_decay is None:
         trials = choose_decay(problem, request, members)
         members.config = config = config.changed(level_decay=min(trials, key=trials.__getitem__))
-    samples = Samples.of(problem, request.voxel_size, config)
+    samples = Samples.of(problem, request.voxel_size, config, request.guide)
     trained = members.train(samples, [config.seed * MEMBER_SEEDS + k for k in range(config.members)])
-    cbf, att = np.stack([one.cbf for one in trained]), np.stack([one.att for one in trained])
-    mean_cbf, mean_att = cbf.mean(axis=0), att.mean(axis=0)
-    noise_sd = problem.noise_sd(problem.model(mean_cbf, mean_att), parameters=0)
-    share = 1.0
+    maps = np.mean([[one.cbf for one in trained], [one.att for one in trained]], axis=1)
+    noise_sd = problem.noise_sd(problem.model(maps[0], maps[1]), parameters=0)
+    found: dict[str, Any] = {}
     if config.members > 1:
-        probe = np.random.default_rng(config.seed).standard_normal(problem.signal.shape).astype(np.float32)
-        probe *= noise_sd / np.sqrt(problem.counts)
-        (probed,) = members.train(samples.plus(probe), [config.seed * MEMBER_SEEDS])
-        share = leverage(problem, probe, (cbf[0], att[0]), (probed.cbf, probed.att), noise_sd)
-    cbf_sd, att_sd = standard_deviations(problem, cbf, att, noise_sd, share)
-    gain = 1.0
-    if config.members > 1 and config.level_decay:
-        mean_cbf, cbf_sd, gain = with_contrast(problem, request, mean_cbf, cbf_sd)
+        rehearsal = Rehearsal(problem, request.voxel_size, maps, noise_sd, config.seed)
+        truth = rehearsal.as_varied(members.again(samples.with_signal(rehearsal.signal(maps))))
+        again = members.again(samples.with_signal(rehearsal.signal(truth)))
+        maps, (cbf_sd, att_sd), found = rehearsal.judge(truth, again, bool(config.level_decay))
+        noise_sd = rehearsal.noise_sd
+    else:
+        cbf_sd, att_sd = gauss_newton_sd(problem, maps[0], maps[1], noise_sd)  # of a voxel by itself: on the safe side
     info = {
         "history": [{"best_epoch": one.history.best, **one.history.losses} for one in trained],
         "member_seconds": members.seconds[: config.members],
         "noise_sd": noise_sd,
-        "noise_leverage": share,
-        "contrast_restored": gain,
+        **found,
         "signal_scale": samples.scale,
         "engine": trained[0].engine,
         "level_decay_trials": {f"{strength:g}": error for strength, error in sorted(trials.items())},
@@ -67,7 +65,7 @@ def fit_pinn(problem: Problem, request: Request, config: PinnOptions) -> Estimat
     settings = config.as_dict() | {"initial_condition": "on" if samples.initial else "off"}
     if config.objective == "pointwise":
         settings["edge_width"] = samples.edge_width
-    estimate = problem.estimate("pinn", mean_cbf, mean_att, cbf_sd, att_sd, settings, info)
+    estimate = problem.estimate("pinn", maps[0], maps[1], cbf_sd, att_sd, settings, info)
     if config.arterial != "off" and not problem.acquisition.constants.disperses:
         weigh_voxels(problem, request, estimate, noise_sd, config)
     info["seconds"] = time.perf_counter() - began
@@ -85,7 +83,7 @@ def choose_decay(problem: Problem, request: Request, members: Members) -> dict[f
     trial = config.changed(
         epochs=min(config.epochs, TRIAL_EPOCHS), held_out=max(config.held_out, TRIAL_HELD_OUT), members=1
     )
-    samples = Samples.of(problem, request.voxel_size, trial)
+    samples = Samples.of(problem, request.voxel_size, trial, request.guide)
     errors: dict[float, float] = {}
 
     def error(number: int) -> float:
@@ -104,19 +102,6 @@ def choose_decay(problem: Problem, request: Request, members: Members) -> dict[f
     while 0 <= number + step < len(DECAYS) and error(number + step) < error(number):
         number += step
     return errors
-
-
-def with_contrast(problem: Problem, request: Request, cbf: Floats, sd: Floats) -> tuple[Floats, Floats, float]:
-    """CBF and its SDs (N,) with the local contrast that weight decay took off given back, and the factor.
-
-    Shrunken rows make a map flatter than the truth: high CBF comes out low and low CBF high. As for the field, the
-    truth's local variance is that of the map plus that of its errors, and the power is the field's, with which means
-    over tissues are least biased.
-    """
-    local = local_contrast(cbf, problem.mask, request.voxel_size)
-    gain = float(np.clip((1 + np.mean(sd**2) / max(float(np.var(local)), 1e-12)) ** (RESTORED[0] / 2), 1.0, 2.0))
-    restored = np.maximum(cbf + (gain - 1) * local, CBF_BOUNDS[0]).astype(np.float32)
-    return restored, sd * np.float32(gain), gain
 
 
 def weigh_voxels(problem: Problem, request: Request, estimate: Estimate, noise_sd: float, config: PinnOptions) -> None:
@@ -152,7 +137,7 @@ class Members:
 
     def __init__(self, request: Request, config: PinnOptions) -> None:
         self.request, self.config = request, config
-        self.trainings = config.members + (config.members > 1)
+        self.trainings = config.members + 2 * (config.members > 1)
         self.seconds: list[float] = []
 
     def train(self, samples: Samples, seeds: list[int]) -> list[Trained]:
@@ -161,6 +146,11 @@ class Members:
         return [
             one for part in ([seeds] if together else [[seed] for seed in seeds]) for one in self._run(samples, part)
         ]
+
+    def again(self, samples: Samples) -> Floats:
+        """Maps (2, N) of the first member, trained on other samples."""
+        (one,) = self.train(samples, [self.config.seed * MEMBER_SEEDS])
+        return np.stack([one.cbf, one.att])
 
     def _run(self, samples: Samples, seeds: list[int]) -> list[Trained]:
         config, before, count = self.config, len(self.seconds), len(seeds)
@@ -196,32 +186,3 @@ def engine_of(samples: Samples, config: PinnOptions, seeds: list[int]) -> Engine
     from .autograd import AutogradEngine
 
     return AutogradEngine(samples, config, seeds, device, "torch" if device == "cpu" else name.replace("auto", "cuda"))
-
-
-def leverage(
-    problem: Problem, probe: Floats, before: tuple[Floats, Floats], after: tuple[Floats, Floats], noise_sd: float
-) -> float:
-    """Share of the voxelwise noise that a fit passes on: its degrees of freedom a voxel, over 2.
-
-    The fit was repeated, same seed, on signals to which `probe` (N, D) was added; how much of the probe comes back in
-    the fitted signals is the trace of the fit's Jacobian (Ramani et al. 2008, doi:10.1109/TIP.2008.2001404).
-    """
-    response = problem.model(*after) - problem.model(*before)
-    freedom = float((problem.counts * probe * response).sum()) / (noise_sd**2 * len(probe))
-    return float(np.clip(freedom / 2, 0.01, 1.0))
-
-
-def standard_deviations(
-    problem: Problem, cbf: Floats, att: Floats, noise_sd: float, share: float
-) -> tuple[Floats, Floats]:
-    """SDs (N,) of the mean of (K, N) maps: SD^2 = variance over the K members + share * Gauss-Newton variance.
-
-    The first term says how far the data leave the networks free; the second how the noise that is common to all members
-    passes into the maps: a network that ties voxels together passes on only a share of the voxelwise variance
-    (`leverage`, an average over the brain). With one member the share is 1, that of a fit in every voxel by itself: on
-    the safe side. The bias of a fit that is smoother than the truth is in neither term.
-    """
-    gauss_cbf, gauss_att = gauss_newton_sd(problem, cbf.mean(axis=0), att.mean(axis=0), noise_sd)
-    spread = (cbf.var(axis=0, ddof=1), att.var(axis=0, ddof=1)) if len(cbf) > 1 else (0.0, 0.0)
-    cbf_sd = np.sqrt(share * gauss_cbf**2 + spread[0])
-    return cbf_sd.astype(np.float32), np.sqrt(share * gauss_att**2 + spread[1]).astype(np.float32)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ...errors import FitError, InputError
 from ...physics import Constants, delta_m
+from ..field.prior import depth_ranks, guide_ranks, is_constant
 from ..problem import Floats, Problem
 from .config import PinnOptions
 from .durations import Durations
@@ -44,8 +45,10 @@ class Samples:
     held_out : None, or bool array like signal
     pld : (1 or N, D)
         Effective PLD in s.
-    positions : (N, 3)
-        Voxel centers in [0, 1]^3.
+    positions : (N, 3 + lines)
+        Voxel centers in [0, 1]^3, and ranks in [0, 1] of each voxel's anatomy.
+    lines : tuple of int
+        Vertices of the encodings' grids along those ranks.
     edge_width : float
         Width in s of the edges of the pointwise loss's P.
     initial : bool
@@ -60,13 +63,20 @@ class Samples:
     held_out: NDArray[np.bool_] | None
     pld: Floats
     positions: Floats
+    lines: tuple[int, ...]
     edge_width: float
     initial: bool
     scale: Any
     _indices: dict[Any, tuple[NDArray[np.uint32], Floats]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, problem: Problem, voxel_size: tuple[float, float, float], config: PinnOptions) -> Samples:
+    def of(
+        cls,
+        problem: Problem,
+        voxel_size: tuple[float, float, float],
+        config: PinnOptions,
+        guide: NDArray[Any] | None = None,
+    ) -> Samples:
         """Scale the signals, weigh by repeats, keep back a share of the samples where the config asks for it."""
         level = signal_level(problem, config)
         weight, held_out = (problem.counts / problem.counts.mean())[None], None
@@ -80,7 +90,10 @@ class Samples:
             held_out = None if held_out is None else _with_column(held_out, False)
             pld = _with_column(pld, -problem.tau[np.argmin(problem.acquisition.post_labeling_delay)])
         positions, width = unit_positions(problem, voxel_size), edge_width(problem, config)
-        return cls(problem, signal, weight, held_out, pld, positions, width, initial, 1.0 / level)
+        ranks = anatomy(problem, voxel_size, guide) if config.anatomy == "on" else []
+        positions = np.column_stack([positions, *(rank for rank, _ in ranks)]).astype(np.float32)
+        lines = tuple(count for _, count in ranks)
+        return cls(problem, signal, weight, held_out, pld, positions, lines, width, initial, 1.0 / level)
 
     @classmethod
     def stack(cls, series: Sequence[Samples]) -> Samples:
@@ -97,10 +110,10 @@ class Samples:
     def __len__(self) -> int:
         return int(self.signal.shape[-2])
 
-    def plus(self, added: Floats) -> Samples:
-        """The same with `added` (N, D), in units of delta-M / M0b, on top of the signals."""
+    def with_signal(self, values: Floats) -> Samples:
+        """The same of other signals (N, D), in units of delta-M / M0b."""
         signal = self.signal.copy()
-        signal[..., : added.shape[1]] += added * np.float32(self.scale)
+        signal[..., : values.shape[1]] = values * np.float32(self.scale)
         return replace(self, signal=signal)
 
     @cached_property
@@ -191,6 +204,18 @@ def unit_positions(problem: Problem, voxel_size: tuple[float, float, float]) -> 
     low = problem.voxels.min(axis=0)
     extent = (problem.voxels.max(axis=0) - low + 1) * size
     return ((problem.voxels - low + 0.5) * size / extent.max()).astype(np.float32)
+
+
+def anatomy(
+    problem: Problem, voxel_size: tuple[float, float, float], guide: NDArray[Any] | None
+) -> list[tuple[NDArray[np.float64], int]]:
+    """Ranks (N,) of the guide, or else of depth in the mask, at several scales, and vertices of a line along each.
+
+    They are the field's (`field.prior`): there hat functions of them have linear weights, here rows of the encodings.
+    """
+    if guide is None or is_constant(guide, problem.mask):
+        return depth_ranks(problem.mask, voxel_size)
+    return guide_ranks(guide, problem.mask, voxel_size)
 
 
 def minibatches(n: int, batch: int, rng: np.random.Generator) -> list[Points]:
