@@ -81,7 +81,7 @@ def test_ensemble_reports_its_members_its_settings_and_a_positive_spread(phantom
     assert (estimate.cbf_sd[mask] > 0).all()
     assert (estimate.att_sd[mask] > 0).all()
     done, total, message = calls[-1]
-    assert done == total == 16  # three members and the network for the SDs
+    assert done == total == 20  # three members and two networks for the SDs
     assert "loss" in message
 
 
