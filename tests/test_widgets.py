@@ -296,7 +296,9 @@ def test_snapshots_end_where_the_fit_does(rng):
     series = mask[..., None] * (clean + 1e-4 * rng.normal(size=(*mask.shape, 3)))
     settings = {"objective": "closed-form", "members": 1, "seed": 3, "levels": 2, "finest": 32, "voxel_size": (1, 1, 1)}
     film = snapshots(series, mask, timing, (1, 4), **settings)
-    whole = fit(series, mask, timing, estimator="pinn", epochs=4, level_decay=0.0, arterial="off", **settings)
+    whole = fit(
+        series, mask, timing, estimator="pinn", epochs=4, level_decay=0.0, anatomy="off", arterial="off", **settings
+    )
     assert film.epochs == (1, 4)
     assert film.maps["cbf"].shape == (2, *mask.shape)
     assert_allclose(film.maps["cbf"][-1], whole.cbf, rtol=1e-5)

@@ -31,6 +31,7 @@ BASE: dict[str, Any] = {
     "batch": 1000,
     "epochs": 30,
     "level_decay": 0.0,
+    "anatomy": "off",
     "arterial": "off",
 }
 #: The paper's hash encoding: sixteen levels, far finer than a voxel.

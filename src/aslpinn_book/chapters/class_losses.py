@@ -117,7 +117,7 @@ class Lesson:
         from aslpinn.estimation.networks.train import Samples
 
         self.seed, self.constants, self.problem = seed, acquisition.constants, prepare(series, mask, acquisition)
-        samples = Samples.of(self.problem, tuple(voxel_size), PinnOptions())
+        samples = Samples.of(self.problem, tuple(voxel_size), PinnOptions(anatomy="off"))
         self.scale = float(samples.scale)
         self.measured = torch.tensor(samples.signal)
         self.places = torch.tensor(samples.positions)

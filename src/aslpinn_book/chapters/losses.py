@@ -54,12 +54,12 @@ def snapshots(
 ) -> Snapshots:
     """Train one network of preset "default" for max(epochs) epochs and keep its maps after each of `epochs`.
 
-    Without weight decay by level unless settings say so, and without arteries; the last maps are then those of
-    `aslpinn.fit` with one member, the same seed and the same settings.
+    Without weight decay by level and without anatomy unless settings say so, and without arteries; the last maps are
+    then those of `aslpinn.fit` with one member, the same seed and the same settings.
     """
     problem = prepare(series, mask, acquisition)
     config = PRESETS["default"].changed(
-        **{"level_decay": 0.0, **settings, "members": 1, "epochs": max(epochs), "seed": seed}
+        **{"level_decay": 0.0, "anatomy": "off", **settings, "members": 1, "epochs": max(epochs), "seed": seed}
     )
     samples = Samples.of(problem, voxel_size, config)
     engine = engine_of(samples, config, [config.seed * MEMBER_SEEDS])

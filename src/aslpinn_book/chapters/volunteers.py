@@ -44,6 +44,7 @@ METHODS: dict[str, Method] = {
             "finest": 4096,
             "att_levels": 0,
             "level_decay": 0.0,
+            "anatomy": "off",
             "arterial": "off",
             "epochs": 20,
             "batch": 500,
