@@ -3,6 +3,7 @@
     python benchmarks/paper.py --prepare                     # simulates the phantoms, once
     python benchmarks/paper.py                               # trains what benchmarks/paper.csv lacks, one by one
     python benchmarks/paper.py --device cuda --minutes 9     # the seeds of a configuration side by side
+    python benchmarks/paper.py --beside                      # other methods on the same signals, for the first seed
 
 Preset paper (Table 2: 16 levels, 5000 epochs) on a whole brain at 3 x 3 x 7 mm, with equal and with T1-adjusted
 sub-boli, tSNR 1.5 and 0.5, and P read as the right-hand side of the ODE or as the derivative of Buxton's solution.
@@ -11,8 +12,8 @@ A seed is one of the noise and of the networks.
 
 A run can be stopped at any time and goes on where it was: a row is written as a training ends, benchmarks/paper.csv
 with the errors of its last or chosen epoch, benchmarks/paper-epochs.csv with those of some epochs on the way, and maps
-of the first seed in benchmarks/paper-maps. Only --prepare needs images; training needs torch or Numba, NumPy, SciPy
-and scikit-image.
+of the first seed in benchmarks/paper-maps. benchmarks/paper-beside.csv has the same errors of other methods. Only
+--prepare needs images; training needs torch or Numba, NumPy, SciPy and scikit-image.
 """
 
 from __future__ import annotations
@@ -45,6 +46,13 @@ EPOCHS, HELD_OUT = 5000, 0.1
 HELD_OUT_EPOCHS = {"ode": 400, "derivative": 60}
 #: Epochs after which the maps are compared with the truth.
 LOOKS = (1, 2, 3, 5, 8, 12, 20, 35, 60, 100, 160, 250, 400, 650, 1000, 1600, 2500, 3500, 5000)
+#: What stands beside the paper's method: options of `aslpinn.fit`. VB and SVB start from their prior.
+BESIDE: dict[str, dict[str, Any]] = {
+    "nlls": {"estimator": "nlls"},
+    "vb-prior": {"estimator": "vb", "vb_start": "prior"},
+    "svb-prior": {"estimator": "svb", "vb_start": "prior"},
+    "field": {"estimator": "field"},
+}
 SOON = 15  # epochs after which it is clear whether a training will end in time
 
 
@@ -229,7 +237,7 @@ class Trainer:
         )
         for run, one in zip(runs, trained, strict=True):
             if run.seed == FULL_SEEDS[0]:
-                self.keep(run, one)
+                keep(self.arguments.out, run, run.reading, one.cbf, one.att)
 
     def engine(self, samples: Any, config: Any, seeds: list[int]) -> Any:
         """The compiled engine on a CPU, all networks side by side on a CUDA device."""
@@ -252,18 +260,39 @@ class Trainer:
 
         return str(torch.cuda.get_device_name(self.arguments.device))
 
-    def keep(self, run: Run, one: Any) -> None:
-        """Store a run's maps of CBF and ATT in half precision, (2, N)."""
-        folder = self.arguments.out.with_name(f"{self.arguments.out.stem}-maps")
-        folder.mkdir(exist_ok=True)
-        name = f"{run.protocol}_{run.tsnr:g}_{run.reading}".lower()
-        np.savez_compressed(folder / f"{name}.npz", maps=np.stack([one.cbf, one.att]).astype(np.float16))
+
+def keep(out: Path, run: Run, method: str, cbf: NDArray[Any], att: NDArray[Any]) -> None:
+    """Store maps (N,) of CBF and ATT in half precision, (2, N)."""
+    folder = out.with_name(f"{out.stem}-maps")
+    folder.mkdir(exist_ok=True)
+    name = f"{run.protocol}_{run.tsnr:g}_{method}".lower()
+    np.savez_compressed(folder / f"{name}.npz", maps=np.stack([cbf, att]).astype(np.float16))
+
+
+def beside(out: Path, phantoms: Path) -> None:
+    """Fit the first seed's signals with T1-adjusted sub-boli by every method of BESIDE; maps, and a row each."""
+    from aslpinn import fit
+
+    known, table = load(phantoms), Table(out.with_name(f"{out.stem}-beside.csv"))
+    for tsnr in TSNR:
+        run = Run("T1-adjusted", tsnr, "", FULL_SEEDS[0], 0, 0.0)
+        series, mask = noisy(known, run), known["mask"]
+        tau, pld = known[f"{run.protocol} timing"]
+        for method, settings in BESIDE.items():
+            size = {"voxel_size": VOXEL_SIZE} if method == "field" else {}
+            found = fit(series, mask, Acquisition(tau, pld), **settings, **size)
+            cbf, att = found.cbf[mask], found.att[mask]
+            keep(out, run, method, cbf, att)
+            key = {"method": method, "protocol": run.protocol, "tsnr": tsnr, "seed": run.seed}
+            table.add([key | score(phantoms.resolve(), cbf, att)])
+            print(key, flush=True)
 
 
 def main() -> None:
     """Prepare, or train what is missing until the time is over."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepare", action="store_true", help="simulate the phantoms and stop")
+    parser.add_argument("--beside", action="store_true", help="fit other methods, anew, and stop")
     parser.add_argument("--phantoms", type=Path, default=PHANTOMS)
     parser.add_argument("--out", type=Path, default=HERE / "paper.csv")
     parser.add_argument("--device", default="cpu")
@@ -279,6 +308,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.prepare:
         prepare(arguments.phantoms)
+        return
+    if arguments.beside:
+        arguments.out.with_name(f"{arguments.out.stem}-beside.csv").unlink(missing_ok=True)
+        beside(arguments.out, arguments.phantoms)
         return
     runs = [
         run
