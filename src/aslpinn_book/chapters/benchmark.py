@@ -36,7 +36,7 @@ METHODS: dict[str, Method] = {
     "field": Method("field", guided=True),
     "field-unguided": Method("field"),
     "pinn": Method("pinn", {"preset": "default"}),
-    "pinn-single": Method("pinn", {"objective": "closed-form", "members": 1}),
+    "pinn-single": Method("pinn", {"objective": "closed-form", "members": 1, "anatomy": "off"}),
     "nlls": Method("nlls"),
     "smoothed": Method("smoothed"),
     "vb": Method("vb"),

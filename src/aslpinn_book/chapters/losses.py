@@ -218,6 +218,21 @@ def edge_study(stored: str | Path) -> tuple[Any, str]:
     return means, markdown.table(head, cells, right=list(means))
 
 
+def held_out_table(stored: str | Path) -> tuple[Any, str]:
+    """A stored run of benchmarks/objectives.py: error of the best decay of each data set (rows) and objective.
+
+    As a pandas table in shares of the closed form's, and in markdown.
+    """
+    import pandas as pd
+
+    rows = pd.read_csv(stored)
+    best = rows.groupby(["data", "objective"], sort=False)["held_out"].min().unstack()
+    best = best[list(dict.fromkeys(rows["objective"]))]
+    shares = best.div(best["closed form"], axis=0)
+    cells = [[name, *(f"{value:.3f}" for value in values)] for name, values in zip(shares.index, shares.to_numpy())]
+    return shares, markdown.table(["data", *shares], cells, right=list(shares))
+
+
 @styled
 def objective_scores(scores: Mapping[str, Mapping[str, float]]) -> Figure:
     """One panel a score with a bar an objective, its value written beside it: score's label -> objective -> value."""

@@ -10,12 +10,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from aslpinn.errors import InputError
-from aslpinn.maps.style import CATEGORICAL, styled, subplots
+from aslpinn.maps.style import CATEGORICAL, QUANTITIES, colorbar, styled, subplots
 from aslpinn.markdown import table as markdown_table
 
 from .benchmark import PAPER_TABLE_3
 from .benchmark_tables import TABLE_3
-from .shared import Float, method_look
+from .shared import Float, Mask, draw_slice, method_look
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -125,7 +125,7 @@ def paper_runs(path: str | Path) -> DataFrame:
 
 
 def paper_runs_table(runs: DataFrame, region: str) -> str:
-    """Markdown: scores over a region of the paper's method by tSNR and sub-boli, mean ± SD over seeds.
+    """Markdown: scores over a region of the paper's method by tSNR, sub-boli and reading, mean ± SD over seeds.
 
     Over the volume the paper's own numbers, typed in, stand above them; inside the mask the bias of CBF beside them.
     """
@@ -135,17 +135,96 @@ def paper_runs_table(runs: DataFrame, region: str) -> str:
     for tsnr in sorted(runs["tsnr"].unique(), reverse=True):
         if not inside:
             published = [f"{PAPER_TABLE_3[tsnr, key, kind]['pinn']:.3f}" for key, kind in TABLE_3]
-            lines.append([tsnr, "**published**", "", "", *published])
-        for (protocol, held_out), group in runs[runs["tsnr"] == tsnr].groupby(["protocol", "held_out"], sort=False):
+            lines.append([tsnr, "**published**", "", "", "", *published])
+        by = ["reading", "protocol", "held_out"]
+        for (reading, protocol, held_out), group in runs[runs["tsnr"] == tsnr].groupby(by, sort=False):
             chosen = group["epoch"]
             epochs = f"{chosen.min()} to {chosen.max()}, held out" if held_out else f"{chosen.max()}"
-            cells = [f"{group[name].mean():.3f} ± {group[name].std():.3f}" for name in scores]
+            several = len(group) > 1
+            cells = [f"{group[name].mean():.3f}" + f" ± {group[name].std():.3f}" * several for name in scores]
             for tissue in ("gm", "wm") if inside else ():
                 bias = group[f"cbf_bias_{tissue}"]
-                cells.append(f"{bias.mean():+.0f} ± {bias.std():.0f}")
-            lines.append([tsnr, protocol, epochs, len(group), *cells])
-    head = ["tSNR", "sub-boli", "epoch", "seeds", "CBF SSIM", "CBF PCC", "ATT SSIM", "ATT PCC"]
+                cells.append(f"{bias.mean():+.0f}" + f" ± {bias.std():.0f}" * several)
+            lines.append([tsnr, {"ode": "ODE", "derivative": "dS/dt"}[reading], protocol, epochs, len(group), *cells])
+    head = ["tSNR", "P", "sub-boli", "epoch", "seeds", "CBF SSIM", "CBF PCC", "ATT SSIM", "ATT PCC"]
     return markdown_table([*head, *(("bias GM (%)", "bias WM (%)") if inside else ())], lines)
+
+
+#: Files of benchmarks/paper.py beside the paper's method, and how a reader knows the methods.
+BESIDE = {"ode": "paper", "nlls": "NLLS", "vb-prior": "VB", "svb-prior": "SVB", "field": "field"}
+
+
+def beside_maps(folder: str | Path, tsnr: float, mask: Mask) -> dict[str, dict[str, Float]]:
+    """Method -> map -> volume: maps that benchmarks/paper.py stored of one seed with T1-adjusted sub-boli.
+
+    Raises
+    ------
+    InputError
+        Where a file is missing.
+    """
+    found: dict[str, dict[str, Float]] = {}
+    for method, name in BESIDE.items():
+        path = Path(folder) / f"t1-adjusted_{tsnr:g}_{method}.npz"
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; expected the maps that benchmarks/paper.py writes")
+        with np.load(path) as stored:
+            volumes = np.zeros((2, *mask.shape), np.float32)
+            volumes[:, mask] = stored["maps"]
+        found[name] = {"cbf": volumes[0], "att": volumes[1]}
+    return found
+
+
+def beside_table(runs: DataFrame, beside: DataFrame) -> str:
+    """Markdown: the paper's method after its last epoch and others, one seed; volume and mask, SSIM / PCC."""
+    lines: list[list[object]] = []
+    for tsnr in sorted(beside["tsnr"].unique(), reverse=True):
+        same = {"tsnr": tsnr, "protocol": "T1-adjusted", "seed": 0, "reading": "ode", "held_out": 0}
+        own = runs[np.logical_and.reduce([runs[key] == value for key, value in same.items()])]
+        rows = {"ode": own.iloc[0]} | {row["method"]: row for _, row in beside[beside["tsnr"] == tsnr].iterrows()}
+        for method, row in rows.items():
+            pairs = [
+                f"{row[f'{key}_ssim_{region}']:.3f} / {row[f'{key}_pcc_{region}']:.3f}"
+                for region in ("volume", "mask")
+                for key in ("cbf", "att")
+            ]
+            bias = [f"{row[f'cbf_bias_{tissue}']:+.0f}" for tissue in ("gm", "wm")]
+            lines.append([tsnr, BESIDE[method], *pairs, *bias])
+    head = ["tSNR", "method", "CBF, volume", "ATT, volume", "CBF, mask", "ATT, mask", "bias GM (%)", "bias WM (%)"]
+    return markdown_table(head, lines)
+
+
+@styled
+def volunteers_maps(path: str | Path) -> Figure:
+    """CBF and ATT of a slice of each volunteer that benchmarks/volunteers.py stored, a column a method.
+
+    Raises
+    ------
+    InputError
+        Where there is no such file.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file; expected the maps that benchmarks/volunteers.py writes")
+    with np.load(path) as stored:
+        maps = {name: stored[name] for name in stored.files}
+    numbers = sorted({name.split(" ", 1)[0] for name in maps})
+    methods = [
+        name.split(" ", 1)[1] for name in maps if name.startswith(f"{numbers[0]} ") and not name.endswith("mask")
+    ]
+    cell = 7.4 / len(methods)
+    size = (7.4 + 0.9, (1.15 * cell + 0.1) * 2 * len(numbers) + 0.3)
+    figure, grid = subplots(2 * len(numbers), len(methods), figsize=size, squeeze=False)
+    for place, number in enumerate(numbers):
+        mask = maps[f"{number} mask"][..., None]
+        for k, key in enumerate(("cbf", "att")):
+            row = grid[2 * place + k]
+            for axes, method in zip(row, methods, strict=True):
+                image = draw_slice(
+                    axes, maps[f"{number} {method}"][k][..., None].astype(np.float32), mask, 0, QUANTITIES[key]
+                )
+                if not place and not k:
+                    axes.set_title(method.replace(", one start", "").replace(", ", ",\n"), fontsize=10)
+            colorbar(image, row, QUANTITIES[key]).set_label(f"{QUANTITIES[key].name}\n({QUANTITIES[key].unit})")
+    return figure
 
 
 @styled

@@ -93,7 +93,8 @@ def choose_decay(problem: Problem, request: Request, members: Members) -> dict[f
             request.report(len(errors), len(errors) + members.trainings * 2, f"trial of level_decay {strength:g}")
             engine = engine_of(samples, own, [config.seed * MEMBER_SEEDS])
             (one,) = train(engine, samples, own)
-            errors[strength] = min(one.history.losses["held-out"])
+            seen = one.history.losses["held-out"]  # of the epoch whose maps the fit would keep
+            errors[strength] = min(seen) if config.held_out else seen[-1]
         return errors[strength]
 
     number = len(DECAYS) // 2
