@@ -229,7 +229,10 @@ def held_out_table(stored: str | Path) -> tuple[Any, str]:
     best = rows.groupby(["data", "objective"], sort=False)["held_out"].min().unstack()
     best = best[list(dict.fromkeys(rows["objective"]))]
     shares = best.div(best["closed form"], axis=0)
-    cells = [[name, *(f"{value:.3f}" for value in values)] for name, values in zip(shares.index, shares.to_numpy())]
+    cells = [
+        [name, *(f"{value:.3f}" for value in values)]
+        for name, values in zip(shares.index, shares.to_numpy(), strict=True)
+    ]
     return shares, markdown.table(["data", *shares], cells, right=list(shares))
 
 

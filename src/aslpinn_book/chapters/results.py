@@ -222,7 +222,10 @@ def volunteers_maps(path: str | Path) -> Figure:
                     axes, maps[f"{number} {method}"][k][..., None].astype(np.float32), mask, 0, QUANTITIES[key]
                 )
                 if not place and not k:
-                    axes.set_title(method.replace(", one start", "").replace(", ", ",\n"), fontsize=10)
+                    axes.set_title(
+                        method.replace(", one start", "").replace("paper's network", "paper").replace(", ", ",\n"),
+                        fontsize=10,
+                    )
             colorbar(image, row, QUANTITIES[key]).set_label(f"{QUANTITIES[key].name}\n({QUANTITIES[key].unit})")
     return figure
 
