@@ -19,8 +19,8 @@ is looked for, and where the evidence is strong it gets levels of its own (`regi
 
 Where delays repeat, the field gives every voxel a noise variance of its own, from the spread of its repeats and of
 those around it, the mixture one from those around it, and the intervals are widened by what noise that is correlated
-between voxels does to the field. Known limits: without repeats such noise is in part taken for signal and the intervals
-are too narrow; so they are for ATT where whole volumes are off by a common factor.
+between voxels, and whole volumes that are off by a common factor, do to the field. Known limit: without repeats such
+noise is in part taken for signal and the intervals are too narrow.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from ...errors import FitError
 from ...fields.gaussian import Fourier, GaussianLevels
-from ...physics import ATT_BOUNDS, CBF_BOUNDS
+from ...physics import ATT_BOUNDS, CBF_BOUNDS, sensitivities
 from ...smoothing import smooth_inside
 from ...threads import workers
 from ..contrast import RESTORED, local_contrast
@@ -45,7 +45,16 @@ from ..options import FieldOptions
 from ..problem import Problem, Request, chi2_quantile
 from ..regions import Region, RegionSearch, outside_of
 from ..voxelwise import grid_search
-from .likelihood import FREEDOMS, Likelihood, linearize, noise_around, noise_spectrum, repeat_noise, student_weights
+from .likelihood import (
+    FREEDOMS,
+    Likelihood,
+    linearize,
+    noise_around,
+    noise_spectrum,
+    repeat_noise,
+    student_weights,
+    volume_variance,
+)
 from .prior import (
     CBF_UNIT,
     Prior,
@@ -69,6 +78,8 @@ START_ATT_SD, REGION_ATT_SD = 0.15, 0.1  # s, width of the first linearization, 
 COUPLING_REACH = 0.03  # s per CBF_UNIT, largest first step of the coupling
 #: Most iterations with everything learned, and changes in SDs (99.9th percentile): settled, and far from it.
 SETTLE, SETTLED_SD, FAR_SD = 6, 0.05, 0.5
+SLOPE_REACH = 0.15  # s around ATT over which slopes are averaged for what is common to volumes: they jump at samples
+COMMON_WIDTH = 8.0  # mm, SD of the Gaussian over which the fit to what is common to volumes is made
 CORRELATED_DRAWS = 2  # pairs of members that tell how much wider errors are with correlated noise
 MEMBER_SEEDS = 7919  # keeps the members' seeds apart from those of the hyperparameters
 UNITS = np.array([CBF_UNIT, 1.0])
@@ -92,7 +103,9 @@ def fit_field(problem: Problem, request: Request, options: FieldOptions) -> Esti
 
     brain = Brain(problem, request, options, report)
     fit, mixture, noise = _passes(brain, arterial, iterations, members, options.regions == "auto")
+    common = _common_errors(brain, fit)
     maps = _combined(brain, fit, mixture)
+    maps[2:] = np.sqrt(maps[2:] ** 2 + np.square(common).sum(axis=0))
     if not (np.isfinite(maps).all() and np.isfinite(mixture.fitted).all()):
         raise FitError("the field's fit is not finite; check the series for extreme values, or use --estimator nlls")
     settings = options.as_dict() | {"arterial": arterial, "guide": request.guide is not None}
@@ -100,7 +113,8 @@ def fit_field(problem: Problem, request: Request, options: FieldOptions) -> Esti
     cbf, att, cbf_sd, att_sd = maps.astype(np.float32)
     estimate = problem.estimate("field", cbf.clip(*CBF_BOUNDS), att.clip(*ATT_BOUNDS), cbf_sd, att_sd, settings, info)
     estimate.fitted = problem.volume(mixture.fitted)
-    estimate.member_errors = fit.member_errors
+    chance = np.random.default_rng([MEMBER_SEEDS, options.seed]).standard_normal((len(fit.member_errors), len(common)))
+    estimate.member_errors = fit.member_errors + np.tensordot(chance, common, 1).astype(np.float32)
     if mixture.artery_share > 0 or arterial == "on":
         estimate.abv = problem.volume(mixture.abv)
     estimate.flags = problem.volume(_flags(problem, fit, mixture, maps, noise), np.uint8)
@@ -479,6 +493,41 @@ def _combined(brain: Brain, fit: FieldFit, mixture: Mixture) -> Floats:
         sds.append(np.sqrt(np.maximum(second - mean**2, 1e-12)))
     lost = (fit.restore - 1)[:, None] * fit.outside * brain.local(means)
     return np.array([*(means + lost), *sds])
+
+
+def _common_errors(brain: Brain, fit: FieldFit) -> Floats:
+    """Errors (D, 2, N) of CBF and ATT by one SD of what is common to all volumes of each of the D delays.
+
+    Repeats of a delay do not average it out over the brain as they do noise, nor does the field: it is what a least
+    squares fit to the surroundings of a voxel makes of signals that are all too large by the same factor.
+    """
+    problem = brain.problem
+    if brain.noise is None:
+        return np.zeros((0, 2, len(fit.cbf)))
+    sd = np.sqrt(volume_variance(problem, fit.fitted, brain.noise) / problem.counts.astype(np.float64))
+    slopes = [
+        sensitivities(fit.cbf[:, None], at[:, None], problem.pld, problem.tau, problem.acquisition.constants)
+        for at in (np.maximum(fit.att - SLOPE_REACH, 0.01), fit.att + SLOPE_REACH)
+    ]
+    by_cbf, by_att = np.mean(slopes, axis=0)
+    by_cbf = by_cbf * fit.cbf[:, None]  # relative: a common factor changes CBF in proportion
+    weights = problem.counts / brain.noise[:, None]
+    off = weights * fit.fitted * sd
+    sums = np.concatenate(
+        [
+            np.stack([(weights * a * b).sum(axis=1) for a, b in ((by_cbf,) * 2, (by_cbf, by_att), (by_att,) * 2)], -1),
+            by_cbf * off,
+            by_att * off,
+        ],
+        axis=1,
+    )
+    sigma = [COMMON_WIDTH / size for size in brain.voxel_size]
+    sums = smooth_inside(sums / sums[:, :1].mean(), problem.mask, sigma)
+    cc, ca, aa = sums[:, :3].T
+    of_cbf, of_att = np.split(sums[:, 3:].T, 2)
+    det = np.maximum(cc * aa - ca**2, 1e-3 * cc * aa + 1e-30)
+    relative, late = (aa * of_cbf - ca * of_att) / det, (cc * of_att - ca * of_cbf) / det
+    return np.stack([relative * fit.cbf, late], axis=1)
 
 
 def _flags(problem: Problem, fit: FieldFit, mixture: Mixture, maps: Floats, noise: Floats) -> NDArray[np.uint8]:
