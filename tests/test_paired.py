@@ -77,6 +77,10 @@ def test_what_was_changed_in_jupyter_goes_into_the_text(book):
     assert text.read_text().split("# A chapter")[0].count("jupytext_version") == 0
     assert "one.ipynb" in said[0]
     assert take_over(book, said.append) == []  # once
+    for made in write_pairs(book):
+        assert (
+            made.stat().st_mtime_ns == made.with_suffix(".md").stat().st_mtime_ns
+        )  # so that any change makes it newer
 
 
 def test_an_older_notebook_one_that_only_ran_and_one_of_another_making_change_nothing(book):

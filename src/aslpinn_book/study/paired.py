@@ -8,6 +8,7 @@ over into its text before anything is run from there.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -72,6 +73,7 @@ def write_pairs(project: Path, say: Callable[[str], None] = print) -> list[Path]
         if notebook.is_file():
             node = combine_inputs_with_outputs(node, jupytext.read(notebook))
         write_atomic(notebook, nbformat.writes(node) + "\n")
+        os.utime(notebook, ns=(text.stat().st_atime_ns, text.stat().st_mtime_ns))  # newer only once it is changed
         made.append(notebook)
     return made
 
