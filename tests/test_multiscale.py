@@ -246,7 +246,22 @@ def test_sigma_points_of_small_width_are_the_derivatives(rng):
     physics = factors(TIMING.constants)
     row, count = np.zeros(n, np.int64), np.full(11, 2.0)
     sigma_point_sums(
-        0, n, y, cbf, att, h, row, PLD[None], TAU, count, physics, nodes, weights / weights.sum(), fitted, sums
+        0,
+        n,
+        y,
+        cbf,
+        att,
+        h,
+        np.zeros((n, 2)),
+        row,
+        PLD[None],
+        TAU,
+        count,
+        physics,
+        nodes,
+        weights / weights.sum(),
+        fitted,
+        sums,
     )
     model = lambda c, a: delta_m(c[:, None], a[:, None], PLD, TAU, t1_apparent=apparent_t1(cbf)[:, None])  # noqa: E731
     by_cbf = model(np.ones(n), att)
@@ -255,6 +270,31 @@ def test_sigma_points_of_small_width_are_the_derivatives(rng):
     np.testing.assert_allclose(sums[:, 0], 2 * (by_cbf**2).sum(1), rtol=1e-4)
     smooth = np.abs((model(cbf, att + 3 * h) - model(cbf, att - 3 * h)) / (6 * h) - by_att).max(1) < 1e-6
     np.testing.assert_allclose(sums[smooth, 2], 2 * (by_att[smooth] ** 2).sum(1), rtol=1e-2)
+
+
+def test_the_last_sums_are_the_slopes_of_the_expected_misfit(rng):
+    """Of CBF and ATT that are known to an SD: more than the misfit of the expected signal."""
+    n, step = 40, 1e-4
+    cbf, att, (cbf_sd, att_sd) = rng.uniform(20, 80, n), rng.uniform(0.4, 2.5, n), (4.0, 0.05)
+    y, fitted, sums = rng.normal(4e-3, 1e-3, (n, 11)), np.empty((n, 11)), np.empty((n, 5))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(5)
+    weights /= weights.sum()
+    row, count, t1 = np.zeros(n, np.int64), np.full(11, 2.0), apparent_t1(cbf)[:, None]
+    known = np.tile([cbf_sd**2, att_sd**2], (n, 1))
+    of_data = row, PLD[None], TAU, count, factors(TIMING.constants)
+    sigma_point_sums(0, n, y, cbf, att, att_sd, known, *of_data, nodes, weights, fitted, sums)
+    fine, fine_weights = np.polynomial.hermite_e.hermegauss(60)
+
+    def misfit(cbf, att):
+        unit = [delta_m(1.0, (att + att_sd * node)[:, None], PLD, TAU, t1_apparent=t1) for node in fine]
+        squares = [(y - cbf[:, None] * each) ** 2 + (cbf_sd * each) ** 2 for each in unit]
+        return 2.0 * np.tensordot(fine_weights / fine_weights.sum(), squares, 1).sum(axis=1)
+
+    one = np.ones(n)
+    by_cbf = (misfit(cbf + step * one, att) - misfit(cbf - step * one, att)) / (2 * step)
+    by_att = (misfit(cbf, att + step * one) - misfit(cbf, att - step * one)) / (2 * step)
+    np.testing.assert_allclose(sums[:, 3], -by_cbf / 2, rtol=0.01, atol=0.01 * np.abs(by_cbf).max())
+    np.testing.assert_allclose(sums[:, 4], -by_att / 2, rtol=0.05, atol=0.03 * np.abs(by_att).max())
 
 
 def test_transforms_are_adjoint_and_draws_have_the_levels_covariance(rng):

@@ -9,10 +9,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from aslpinn import fit, load_subject, simulate
+from aslpinn import InputError, fit, load_subject, simulate
 from aslpinn.cli import main
 from aslpinn.data import write_phantom
+from aslpinn.maps.choices import check_choice
 from aslpinn.maps.partial_volume import Window, corrected
+from aslpinn.maps.regions import bias_of_mean, sd_of_mean
 
 SHAPE = (24, 24, 4)
 
@@ -85,8 +87,8 @@ def test_linear_gives_two_maps_and_their_sds_and_is_refused_without_tissue(tmp_p
     assert main(["fit", str(asl), "--out", str(out), "--estimator", "nlls"]) == 0
     assert not list(perf.glob("*pvc*"))
     capsys.readouterr()
-    for wrong, told in (("field", "not part of this version"), ("magic", "expected one of off, linear")):
-        assert main(["fit", str(asl), "--out", str(tmp_path / "no"), "--pvc", wrong]) == 2
+    for wrong, told in (("field", "needs estimator field"), ("magic", "expected one of off, linear, field")):
+        assert main(["fit", str(asl), "--out", str(tmp_path / "no"), "--estimator", "nlls", "--pvc", wrong]) == 2
         assert told in capsys.readouterr().err
     for file in (tmp_path / "raw").rglob("*probseg*"):
         file.unlink()
@@ -108,3 +110,52 @@ def test_draws_of_the_posterior_go_through_the_same_regression() -> None:
     volume[:, made.mask] = estimate.member_errors[:, 0]
     expected = np.sqrt(np.mean([window.solve(error)[0] ** 2 for error in volume], axis=0))
     np.testing.assert_allclose(found["label-GM_desc-pvcsd_cbf"][0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def two_fields():
+    """A phantom and its fit with the shares of its tissues."""
+    made = simulate("te11", voxel_size=(7.0, 7.0, 8.0), tsnr=1.5, seed=0)
+    tissue = {"gm": made.gm, "wm": made.wm}
+    return made, fit(made.series, made.mask, made.acquisition, voxel_size=(7.0, 7.0, 8.0), guide=made.m0, tissue=tissue)
+
+
+def test_two_fields_free_gray_matter_of_its_bias_by_share_and_tell_how_sure_they_are(two_fields) -> None:
+    made, estimate = two_fields
+    # the phantom's CBF is (f_GM p_GM + f_WM p_WM) times a smooth level, with one ratio of the two for the whole brain
+    known = made.mask & (made.gm + made.wm > 0.5)
+    design = np.stack([made.gm[known], made.wm[known]], axis=1)
+    ratio = np.linalg.lstsq(design, made.cbf[known], rcond=None)[0]
+    level = made.cbf / np.maximum(ratio[0] * made.gm + ratio[1] * made.wm, 1e-3)
+    for k, share in enumerate((made.gm, made.wm)):
+        part = made.mask & (share > 0.4) & (share < 0.7)
+        truth = ratio[k] * level[part]
+        error, sd = estimate.by_tissue[k][part] - truth, estimate.by_tissue[2 + k][part]
+        assert abs(error.mean() / truth.mean()) < 0.06
+        assert abs((estimate.cbf[part] - truth).mean() / truth.mean()) > 0.15  # of the whole voxel
+        assert np.mean(np.abs(error) < 1.96 * sd) > 0.85
+
+
+def test_the_model_of_two_tissues_says_by_how_much_the_map_s_means_are_off(two_fields) -> None:
+    made, estimate = two_fields
+    for quantity, name in enumerate(("cbf", "att")):
+        error = (getattr(estimate, name) - getattr(made, name))[made.mask]
+        for region in (made.gm > 0.6, made.wm > 0.7):
+            inside = region[made.mask]
+            told = bias_of_mean(estimate, made.mask, region & made.mask)[quantity]
+            assert abs(error[inside].mean()) < 2.5 * sd_of_mean(estimate, made.mask, region & made.mask)[quantity]
+            if name == "cbf":
+                spread = np.sqrt((estimate.member_errors[:, quantity][:, inside].mean(axis=1) ** 2).mean())
+                assert abs(error[inside].mean() - told) < 3 * spread
+
+
+def test_the_two_are_refused_where_they_cannot_be() -> None:
+    made = simulate("te7", voxel_size=(12.0, 12.0, 12.0), tsnr=2.0)
+    with pytest.raises(InputError, match="does not use tissue"):
+        fit(made.series, made.mask, made.acquisition, estimator="nlls", tissue={"gm": made.gm, "wm": made.wm})
+    with pytest.raises(InputError, match="expected gm and wm"):
+        fit(made.series, made.mask, made.acquisition, voxel_size=(12.0, 12.0, 12.0), tissue={"gm": made.gm})
+    with pytest.raises(InputError, match="needs estimator field"):
+        check_choice("field", {}, "vb")
+    with pytest.raises(InputError, match="needs tissue maps"):
+        check_choice("field", None, "field")

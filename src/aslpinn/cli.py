@@ -169,20 +169,18 @@ def _fit(arguments: argparse.Namespace) -> int:
         subject = load_subject(arguments.asl, arguments.mask, constants, **_preparation(arguments), progress=progress)
     prepare(subject.series, subject.mask, subject.acquisition)
     check_output(arguments.out, subject)
+    distinct, _ = subject.acquisition.distinct
+    estimator = estimator_for(len(distinct), arguments.estimator)
     if arguments.pvc != "off":
         from .maps.choices import check_choice
 
-        check_choice(arguments.pvc, subject.tissue)  # refused now, not after the fit
+        check_choice(arguments.pvc, subject.tissue, estimator)  # refused now, not after the fit
     atlases = []
     if arguments.atlas:
         from .data.atlases import read_atlases
 
         atlases = read_atlases(arguments.atlas, subject, arguments.transform)
         subject.provenance["inputs"]["atlases"] = [file for atlas in atlases for file in atlas.files]
-    elif arguments.transform:
-        raise InputError("--transform is given without --atlas; expected both, or neither")
-    distinct, _ = subject.acquisition.distinct
-    estimator = estimator_for(len(distinct), arguments.estimator)
     delays = "1 delay" if len(distinct) == 1 else f"{len(distinct)} delays"
     say(f"{subject.name}: {subject.mask.sum()} voxels, {subject.series.shape[3]} volumes, {delays}")
     for line in [*subject.provenance["steps"], *(f"note: {note}" for note in subject.provenance["notes"])]:
@@ -198,18 +196,19 @@ def _fit(arguments: argparse.Namespace) -> int:
             preset=preset or default_preset(estimator),
             voxel_size=subject.voxel_size,
             guide=subject.guide if options_for(estimator, preset, **given).takes_guide else None,
+            tissue=subject.tissue if uses(estimator, "tissue") else None,
             progress=progress,
             **given,
         )
     from .maps import quality as qc
-    from .maps.partial_volume import corrected
+    from .maps.further import further_maps
     from .maps.regions import parcellation_of, tables, tissue_parcellation
 
     found = qc.quality(subject, estimate)
     parcels = [tissue_parcellation(subject), *(parcellation_of(atlas, subject.mask) for atlas in atlases)]
     beside = qc.beside(subject, estimate, found) | tables(subject, estimate, parcels)
-    parts = corrected(subject, estimate, arguments.pvc)
-    written = write_estimate(subject, estimate, arguments.out, beside, parts)
+    more = further_maps(subject, estimate, arguments.pvc, arguments.transform)
+    written = write_estimate(subject, estimate, arguments.out, beside, more)
     inside = subject.mask
     unit = "(relative)" if subject.relative else "ml/100g/min"
     att = f"ATT {_median(estimate.att[inside]):.2f} s" if estimate.att is not None else "no ATT (one delay)"

@@ -181,7 +181,8 @@ def _add_partial_volume(command: argparse.ArgumentParser) -> None:
         "--pvc",
         default="off",
         metavar="METHOD",
-        help="linear: CBF of gray and of white matter apart, by regression on tissue maps (default: off)",
+        help="CBF of gray and of white matter apart by tissue maps: field, as two fields of estimator field, or "
+        "linear, by regression (default: off)",
     )
 
 

@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     add("--session-label", "--session_label", nargs="+", metavar="LABEL", help="with or without ses-")
     add("--estimator", metavar="NAME", help="default: field; consensus where there is one delay")
     add("--atlas", action="append", metavar="LABELS.nii.gz", help="tables by region; may be repeated")
-    add("--pvc", metavar="METHOD", help="partial volume correction: linear (default: off)")
+    add("--pvc", metavar="METHOD", help="partial volume correction: field or linear (default: off)")
     add("--n-cpus", "--n_cpus", type=int, metavar="N", help="subjects at a time (default: one a core)")
     add("--fast", action="store_true", help="short settings, for a first look")
     add("--debug", action="store_true", help="show the traceback of an error")

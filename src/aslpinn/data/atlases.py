@@ -169,6 +169,14 @@ def _to_mni(
         linear, center = np.array(affine.GetMatrix()).reshape(3, 3), np.array(affine.GetCenter())
         moved = (points - center) @ linear.T + center + np.array(affine.GetTranslation())
         return moved, f"affine registration of ICBM 152 to M0 (overlap {overlap:.2f}); it follows no one's folds", ()
+    return to_template(points, subject, transform)
+
+
+def to_template(points: Float, subject: Subject, transform: Path) -> tuple[Float, str, tuple[Path, ...]]:
+    """Points (N, 3) of the series, world mm, as those of MNI by a transform, in words by which way, and what was read.
+
+    A transform of T1w comes after that of the series to T1w (`subject_to_t1w`).
+    """
     if "T1w" not in transform.name:  # from the series itself
         return transformed(transform, points), transform.name, (transform,)
     to_t1w, by, used = subject_to_t1w(subject.path, subject.folder)

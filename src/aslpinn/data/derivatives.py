@@ -34,7 +34,7 @@ EQUATION = (
 
 IGNORED = (
     "# Quantities that BIDS does not name yet",
-    *(f"**/*_{suffix}.*" for suffix in ("cbf", "att", "deltam", "abv", "mask", "timeseries", "quality")),
+    *(f"**/*_{suffix}.*" for suffix in ("cbf", "att", "deltam", "abv", "pld", "mask", "timeseries", "quality")),
 )
 
 
@@ -58,13 +58,13 @@ def write_estimate(
     estimate: Estimate,
     out: str | Path,
     extra: Mapping[str, bytes] | None = None,
-    more: Mapping[str, tuple[Any, dict[str, Any]]] | None = None,
+    more: Mapping[str, tuple[Any, ...]] | None = None,
 ) -> list[Path]:
     """Write an estimate's maps and their JSON into OUT/sub-XX[/ses-YY]/perf/, all or none; returns the NIfTI files.
 
     Motion parameters go beside them where motion was corrected, and `extra`: the end of a file's name (after the
     subject's) and its content, such as "_desc-qc_quality.json"; and `more` maps by their kind, such as
-    "label-GM_desc-pvc_cbf": data and what is said of them.
+    "label-GM_desc-pvc_cbf": data, what is said of them, and the affine of those that lie on another grid.
     float32 on the grid and affine of the input. Maps that an earlier run left there and this one has not are removed.
 
     Raises
@@ -76,12 +76,20 @@ def write_estimate(
     check_output(out, subject)
     folder = out / subject.folder / "perf"
     maps = _maps(subject, estimate)
-    maps |= {f"{subject.name}_{kind}": (_as_map(data), about) for kind, (data, about) in (more or {}).items()}
+    grids: dict[str, Any] = {}
+    for kind, (data, about, *grid) in (more or {}).items():
+        maps[f"{subject.name}_{kind}"] = _as_map(data), about
+        grids |= {f"{subject.name}_{kind}": grid[0]} if grid else {}
     with staging(out) as scratch, alone(out):
         _require_own(subject, out)
         common = _common(subject, estimate, out)
         for name, (data, about) in maps.items():
-            image = nib.Nifti1Image(data, subject.affine, header=_header(subject, data))
+            if name in grids:
+                image = nib.Nifti1Image(data, grids[name])
+                image.set_sform(grids[name], code="mni")
+                image.set_qform(grids[name], code="mni")
+            else:
+                image = nib.Nifti1Image(data, subject.affine, header=_header(subject, data))
             nib.save(image, scratch / f"{name}.nii.gz")
             dump(scratch / f"{name}.json", about | common)
         beside = [] if subject.motion is None else write_motion(subject.motion, scratch, subject.name)
@@ -94,7 +102,8 @@ def write_estimate(
             own |= {scratch / f"{name}{ending}": folder / f"{name}{ending}" for ending in (".json", ".nii.gz")}
         names = [f"{name}{ending}" for name in _names(subject) for ending in (".nii.gz", ".json")]
         old = [folder / name for name in [*names, *(f"{subject.name}{ending}" for ending in _BESIDE)]]
-        old += folder.glob(f"{glob.escape(subject.name)}_label-*_desc-pvc*_cbf.*")
+        for kind in ("label-*_desc-pvc*_cbf", "space-*_[ca][bt][ft]", "space-*_desc-sd_[ca][bt][ft]"):
+            old += folder.glob(f"{glob.escape(subject.name)}_{kind}.*")
         for quantity in ("cbf", "att"):  # tables of atlases that this run was not given
             old += folder.glob(f"{glob.escape(subject.name)}_atlas-*_{quantity}.*")
         for name in ("dataset_description.json", ".bidsignore"):  # other subjects' too: never away
@@ -204,12 +213,13 @@ def _require_own(subject: Subject, out: Path) -> None:
 
 #: What an output's name says of it, in the order of `_maps`; without M0 the first kinds are relative.
 _KINDS = ("cbf", "att", "desc-sd_cbf", "desc-sd_att", "desc-fit_deltam", "desc-arterial_abv", "desc-flags_mask")
+_OF_COVERAGE = ("desc-effective_pld", "desc-valid_mask", "desc-m0quality_mask")
 _RELATIVE = {"cbf": "desc-relative_cbf", "desc-sd_cbf": "desc-relativesd_cbf", "desc-arterial_abv": "desc-relative_abv"}
 
 
 def _names(subject: Subject) -> list[str]:
     """Every name that a map of the subject can have."""
-    return [f"{subject.name}_{kind}" for kind in (*_KINDS, *_RELATIVE.values())]
+    return [f"{subject.name}_{kind}" for kind in (*_KINDS, *_RELATIVE.values(), *_OF_COVERAGE)]
 
 
 def _maps(subject: Subject, estimate: Estimate) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:

@@ -96,7 +96,9 @@ class Subject:
 
 
 #: Ends of a name that would make a subject's maps those of another: sub-01_desc-sd has its CBF where sub-01 has its SD.
-_TAKEN = re.compile(r"(^|_)(desc-(sd|fit|arterial|flags|motion|qc|relative[a-z]*|pvc)|(label|atlas)-[A-Za-z0-9]+)$")
+_TAKEN = re.compile(
+    r"(^|_)(desc-(sd|fit|arterial|flags|motion|qc|relative[a-z]*|pvc|effective|valid|m0quality)|(label|atlas)-[A-Za-z0-9]+)$"
+)
 
 
 #: What is said of a series that cannot tell less flow from later flow.

@@ -43,6 +43,11 @@ class Estimate:
     member_errors : (K, 2, N) float32 array or None
         Errors of CBF and ATT of the K members at the N voxels of the mask, in C order: draws from the posterior around
         its mean, which say how errors of different voxels go together. Estimator field only.
+    offset : (2, N) float32 array or None
+        By how much CBF and ATT at these voxels are off on average, by the model: smoothing between tissues where their
+        shares are known, and the curvature of the signal. Part of the error of a region's mean. Estimator field only.
+    by_tissue : (4, X, Y, Z) array or None
+        CBF of gray and of white matter and their SDs, where estimator field was given the tissues' shares.
     abv, flags : (X, Y, Z) array or None
         Arterial blood volume (fraction) and per-voxel flags, where the estimator has them.
     """
@@ -56,5 +61,7 @@ class Estimate:
     settings: dict[str, Any] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     member_errors: NDArray[np.float32] | None = field(default=None, repr=False)
+    offset: NDArray[np.float32] | None = field(default=None, repr=False)
+    by_tissue: Volume | None = field(default=None, repr=False)
     abv: Volume | None = None
     flags: NDArray[np.uint8] | None = None

@@ -6,7 +6,7 @@ The names are read by `aslpinn --help` and by the study, so nothing heavy is imp
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -170,6 +170,7 @@ def fit(
     options: Options | None = None,
     voxel_size: tuple[float, float, float] | None = None,
     guide: NDArray[Any] | None = None,
+    tissue: Mapping[str, NDArray[Any]] | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Estimate:
@@ -195,6 +196,8 @@ def fit(
         mm; field, pinn, smoothed and basil need it.
     guide : (X, Y, Z) array
         An anatomical image such as M0, for field and pinn.
+    tissue : {"gm": (X, Y, Z) array, "wm": (X, Y, Z) array}
+        Shares of gray and white matter, for field: gives CBF of each, and SDs of regional means that know of both.
     progress : callable
         Called with (done, total, message).
     settings
@@ -221,14 +224,31 @@ def fit(
     if guide is not None and not chosen.takes_guide:
         users = ", ".join(key for key in ESTIMATORS if key != name and uses(key, "guide"))
         raise InputError(f"estimator {name!r} does not use guide as its options are ({users} would)")
+    if tissue is not None and not uses(name, "tissue"):
+        users = ", ".join(key for key in ESTIMATORS if uses(key, "tissue"))
+        raise InputError(f"estimator {name!r} does not use tissue ({users} would)")
     problem = prepare(series, mask, acquisition)
     if guide is not None and guide.shape != problem.mask.shape:
         raise InputError(f"guide has shape {guide.shape}; expected that of the mask, {problem.mask.shape}")
-    estimate = kind.load()(problem, Request(sizes, guide, progress), chosen)
+    estimate = kind.load()(problem, Request(sizes, guide, progress, _shares(tissue, problem.mask)), chosen)
     estimate.settings.setdefault("seed", chosen.seed)
     if name in PRESETS and options is None:
         estimate.settings["preset"] = preset or default_preset(name)
     return estimate
+
+
+def _shares(tissue: Mapping[str, NDArray[Any]] | None, mask: NDArray[Any]) -> NDArray[Any] | None:
+    """Shares (2, X, Y, Z) of gray and white matter, 0 to 1."""
+    if tissue is None:
+        return None
+    import numpy as np
+
+    if not {"gm", "wm"} <= set(tissue):
+        raise InputError(f"tissue has {', '.join(tissue) or 'nothing'}; expected gm and wm")
+    shares = [np.asarray(tissue[name], dtype=np.float32) for name in ("gm", "wm")]
+    if any(share.shape != mask.shape for share in shares):
+        raise InputError(f"tissue has shape {shares[0].shape}; expected that of the mask, {mask.shape}")
+    return np.clip(np.nan_to_num(np.stack(shares)), 0.0, 1.0)
 
 
 def _chosen(

@@ -40,6 +40,7 @@ class Options:
     seed: int = option(0, "seed of every random draw", low=0, high=2**32 - 1)
 
     uses_guide: ClassVar[bool] = False
+    uses_tissue: ClassVar[bool] = False
     uses_voxel_size: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -120,6 +121,7 @@ class FieldOptions(Options):
     iterations: int = option(7, "Gauss-Newton iterations", low=2, high=100)
 
     uses_guide = True
+    uses_tissue = True
     uses_voxel_size = True
 
 

@@ -37,12 +37,14 @@ def chi2_quantile(share: float, freedom: float) -> float:
 class Request:
     """What goes with the data of a fit beside the estimator's options; an estimator uses what concerns it.
 
-    given_size: voxel size in mm, where it was given; guide (X, Y, Z): an anatomical image.
+    given_size: voxel size in mm, where it was given; guide (X, Y, Z): an anatomical image;
+    tissue (2, X, Y, Z): shares of gray and of white matter.
     """
 
     given_size: tuple[float, float, float] | None = None
     guide: NDArray[Any] | None = None
     progress: Progress | None = None
+    tissue: NDArray[Any] | None = None
 
     @property
     def voxel_size(self) -> tuple[float, float, float]:

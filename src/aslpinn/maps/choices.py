@@ -7,18 +7,18 @@ from typing import Any
 
 from ..errors import InputError
 
-PVC = ("off", "linear")
+PVC = ("off", "linear", "field")
 
 
-def check_choice(choice: str, tissue: Mapping[str, Any] | None, where: str = "--pvc") -> None:
-    """InputError where a correction is asked for that there is not, or tissue maps that it needs are missing."""
-    if choice == "field":
-        raise InputError(
-            f"{where} field: CBF of gray and of white matter as two fields of one model is not part of this version; "
-            "expected linear, or off"
-        )
+def check_choice(choice: str, tissue: Mapping[str, Any] | None, estimator: str, where: str = "--pvc") -> None:
+    """InputError where a correction is asked for that there is not, or what it needs is missing."""
     if choice not in PVC:
         raise InputError(f"{where} is {choice!r}; expected one of {', '.join(PVC)}")
+    if choice == "field" and estimator != "field":
+        raise InputError(
+            f"{where} field needs estimator field, and the estimator is {estimator}; expected {where} linear, "
+            "which goes with any"
+        )
     if choice != "off" and tissue is None:
         raise InputError(
             f"{where} {choice} needs tissue maps, and none were found; expected label-GM_probseg and label-WM_probseg "

@@ -1,4 +1,7 @@
-"""Partial volume: CBF of gray and of white matter apart, by linear regression in a moving window (Asllani et al. 2008).
+"""Partial volume: CBF of gray and of white matter apart, as maps to write.
+
+"field": as two fields of the model that estimator field fits (`estimation.field.tissues`). "linear", for comparison
+with other work: by linear regression in a moving window (Asllani et al. 2008).
 
 In a window of voxels CBF of either tissue is taken for constant, so that CBF = p_GM CBF_GM + p_WM CBF_WM is a linear
 regression on the shares p of the voxels (doi:10.1002/mrm.21670, there of the difference signal). It smooths by the
@@ -7,12 +10,14 @@ window, and needs shares that differ inside of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ..errors import InputError
 from .choices import check_choice
 
 if TYPE_CHECKING:
@@ -77,28 +82,39 @@ def corrected(
 ) -> dict[str, tuple[NDArray[np.float32], dict[str, Any]]]:
     """Maps of CBF of gray and white matter and their SDs by the ends of their names, with descriptions; "off": none.
 
-    The SDs are those of the estimate's draws where it has them, so that errors that go together count, else those of
-    its own SDs as if voxels were independent.
+    The SDs of "linear" are those of the estimate's draws where it has them, so that errors that go together count, else
+    those of its own SDs as if voxels were independent.
 
     Raises
     ------
     InputError
         As `check_choice`.
     """
-    check_choice(choice, subject.tissue)
+    check_choice(choice, subject.tissue, estimate.estimator)
     if choice == "off" or subject.tissue is None:
         return {}
-    mask = subject.mask
-    window = Window(subject.tissue["gm"], subject.tissue["wm"], mask)
-    values = window.solve(np.asarray(estimate.cbf, dtype=float))
-    spread, way = _spread(window, estimate)
-    unit = "relative" if subject.relative else "ml/100g/min"
-    about = {
-        "Method": "linear regression on tissue shares in a window (Asllani et al. 2008, doi:10.1002/mrm.21670)",
-        "WindowVoxels": list(WINDOW),
-        "Units": unit,
-        "Zero": f"outside the mask, where the tissue's share is below {LEAST_SHARE:g}, or where shares hardly differ",
-    }
+    spread: Sequence[Float] | None
+    if choice == "field":
+        by_tissue = getattr(estimate, "by_tissue", None)
+        if by_tissue is None:
+            raise InputError("the estimate has no CBF of two tissues; expected fit(..., tissue=...)")
+        shares = [np.asarray(subject.tissue[name]) for name in ("gm", "wm")]
+        maps = [np.where(shares[k % 2] >= LEAST_SHARE, part, 0.0) for k, part in enumerate(by_tissue)]
+        values, spread, way = maps[:2], maps[2:], "draws of the posterior"
+        about: dict[str, Any] = {
+            "Method": "two fields of one model, CBF = share of gray matter times its CBF plus the same of white matter",
+            "Zero": f"outside the mask, and where the tissue's share is below {LEAST_SHARE:g}",
+        }
+    else:
+        window = Window(subject.tissue["gm"], subject.tissue["wm"], subject.mask)
+        values = list(window.solve(np.asarray(estimate.cbf, dtype=float)))
+        spread, way = _spread(window, estimate)
+        about = {
+            "Method": "linear regression on tissue shares in a window (Asllani et al. 2008, doi:10.1002/mrm.21670)",
+            "WindowVoxels": list(WINDOW),
+            "Zero": f"outside the mask, and where the tissue's share is below {LEAST_SHARE:g} or shares hardly differ",
+        }
+    about["Units"] = "relative" if subject.relative else "ml/100g/min"
     found: dict[str, tuple[NDArray[np.float32], dict[str, Any]]] = {}
     for k, tissue in enumerate(("gray", "white")):
         label = f"label-{tissue[0].upper()}M"

@@ -28,8 +28,10 @@ COLUMNS = {
     "coverage": "Share of the region that lies in the brain mask",
     "mean": "Mean over these voxels",
     "median": "Median over these voxels",
-    "sd_of_mean": "Standard deviation of the mean by the estimate's uncertainty, errors of its voxels going together; "
-    "errors of M0, constants and model, which all voxels share, are not in it",
+    "bias": "By how much the map's mean is off on average, by the estimate's own model: for smoothing between gray and "
+    "white matter (where tissue maps are known), and for the curvature of the signal; it is still in the mean",
+    "sd_of_mean": "Standard deviation of the mean by the estimate's uncertainty, errors of its voxels going together, "
+    "with the bias as a part of it; errors of M0, constants and model, which all voxels share, are not in it",
     "flagged": "Share of the voxels that carry a flag of the estimate",
     "prior_dominated": "Share of the voxels in which the data say little",
 }
@@ -95,13 +97,26 @@ def parcellation_of(atlas: Atlas, mask: Mask) -> Parcellation:
     return Parcellation(atlas.name, tuple(regions), atlas.provenance)
 
 
+def bias_of_mean(estimate: Estimate, mask: Mask, region: Mask) -> tuple[float, float]:
+    """By how much the region's mean CBF and ATT are off by the model; NaN where the estimate does not say."""
+    offset = getattr(estimate, "offset", None)
+    if offset is None or not region.any():
+        return float("nan"), float("nan")
+    cbf, att = np.asarray(offset)[:, region[mask]].mean(axis=1, dtype=float)
+    return float(cbf), float(att)
+
+
 def sd_of_mean(estimate: Estimate, mask: Mask, region: Mask) -> tuple[float, float]:
-    """SD of the region's mean CBF and ATT, by the members' errors over the mask; NaN where the estimate has none."""
+    """RMS error of the region's mean CBF and ATT, by the members' errors over the mask and the bias.
+
+    NaN where the estimate has no members.
+    """
     errors = getattr(estimate, "member_errors", None)
     if errors is None or not region.any():
         return float("nan"), float("nan")
     means = np.asarray(errors)[:, :, region[mask]].mean(axis=2, dtype=float)
-    cbf, att = np.sqrt(np.mean(means**2, axis=0))
+    bias = np.nan_to_num(bias_of_mean(estimate, mask, region))
+    cbf, att = np.sqrt(np.mean(means**2, axis=0) + bias**2)
     return float(cbf), float(att)
 
 
@@ -113,6 +128,7 @@ def rows(subject: Subject, estimate: Estimate, parcels: Parcellation) -> dict[st
     for region in parcels.regions:
         count = int(region.voxels.sum())
         spread = dict(zip(UNITS, sd_of_mean(estimate, subject.mask, region.voxels), strict=True))
+        bias = dict(zip(UNITS, bias_of_mean(estimate, subject.mask, region.voxels), strict=True))
         flags = None if estimate.flags is None or not count else estimate.flags[region.voxels]
         common = {
             "index": region.index,
@@ -130,6 +146,7 @@ def rows(subject: Subject, estimate: Estimate, parcels: Parcellation) -> dict[st
             own = {
                 "mean": float(inside.mean()) if count else float("nan"),
                 "median": float(np.median(inside)) if count else float("nan"),
+                "bias": bias[name],
                 "sd_of_mean": spread[name],
             }
             found[name].append(common | own | shares)
@@ -144,7 +161,7 @@ def tables(subject: Subject, estimate: Estimate, parcels: Iterable[Parcellation]
             text = "\n".join(["\t".join(COLUMNS), *("\t".join(map(_cell, line.values())) for line in lines)]) + "\n"
             files[f"_atlas-{parcel.name}_{quantity}.tsv"] = text.encode()
             about: dict[str, Any] = {column: {"Description": told} for column, told in COLUMNS.items()}
-            for column in ("mean", "median", "sd_of_mean"):
+            for column in ("mean", "median", "bias", "sd_of_mean"):
                 about[column]["Units"] = "relative" if quantity == "cbf" and subject.relative else UNITS[quantity]
             if getattr(estimate, "member_errors", None) is None:
                 about["sd_of_mean"]["Note"] = NO_SD

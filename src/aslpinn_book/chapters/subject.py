@@ -32,6 +32,7 @@ def fitter(person: Subject, estimator: str = "field", preset: str = "", seed: in
     options: dict[str, Any] = {"estimator": estimator, "preset": preset or None, "seed": seed}
     takes_guide = options_for(estimator, preset or None).takes_guide
     options |= {"voxel_size": person.voxel_size, "guide": person.guide if takes_guide else None}
+    options |= {"tissue": person.tissue if uses(estimator, "tissue") else None}
     if fast and uses(estimator, "epochs"):
         options |= {"members": 1, "epochs": 8}
     return lambda series, mask, acquisition: fit(series, mask, acquisition, **options)

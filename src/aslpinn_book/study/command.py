@@ -32,7 +32,7 @@ def add_arguments(parser: Any) -> None:
         help="default: field; repeated: compared with the first",
     )
     add("--atlas", action="append", type=Path, metavar="LABELS.nii.gz", help="tables by region; may be repeated")
-    add("--pvc", metavar="METHOD", help="partial volume correction: linear (default: off)")
+    add("--pvc", metavar="METHOD", help="partial volume correction: field or linear (default: off)")
     add("--preset", help="preset of pinn: default or paper")
     add("--seed", type=int, help="seed of every random choice (default: 0)")
     add("--fast", action="store_true", help="short settings: minutes become seconds, numbers are worse")

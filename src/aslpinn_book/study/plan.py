@@ -158,7 +158,7 @@ def check(plan: Study, where: str = "") -> None:
     for file in plan.atlases:
         if not file.is_file():
             raise InputError(f"{where}atlases has {file}, which is no file; expected a label image")
-    check_choice(plan.pvc, {}, f"{where}pvc")
+    check_choice(plan.pvc, {}, plan.main[0], f"{where}pvc")
     if plan.constants:
         _check_constants(plan.constants, where)
 

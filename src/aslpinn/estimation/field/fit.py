@@ -51,6 +51,7 @@ from .likelihood import (
     linearize,
     noise_around,
     noise_spectrum,
+    own_variance,
     repeat_noise,
     student_weights,
     volume_variance,
@@ -66,6 +67,7 @@ from .prior import (
     start_variances,
 )
 from .solver import STEPS, Posterior, condition, learned, sample
+from .tissues import LEARNING, MORE, fit_tissues
 
 Floats = NDArray[np.float64]
 
@@ -96,13 +98,14 @@ def fit_field(problem: Problem, request: Request, options: FieldOptions) -> Esti
         arterial = "off"
     began = time.perf_counter()
     total = (1 if arterial == "off" else 2) * (iterations + members) + 1
+    total += 0 if request.tissue is None else LEARNING + MORE + members
     counter = iter(range(1, total + 1))
 
     def report(message: str) -> None:
         request.report(next(counter, total), total, message)
 
     brain = Brain(problem, request, options, report)
-    fit, mixture, noise = _passes(brain, arterial, iterations, members, options.regions == "auto")
+    run, fit, mixture, noise = _passes(brain, arterial, iterations, members, options.regions == "auto")
     common = _common_errors(brain, fit)
     maps = _combined(brain, fit, mixture)
     maps[2:] = np.sqrt(maps[2:] ** 2 + np.square(common).sum(axis=0))
@@ -113,8 +116,19 @@ def fit_field(problem: Problem, request: Request, options: FieldOptions) -> Esti
     cbf, att, cbf_sd, att_sd = maps.astype(np.float32)
     estimate = problem.estimate("field", cbf.clip(*CBF_BOUNDS), att.clip(*ATT_BOUNDS), cbf_sd, att_sd, settings, info)
     estimate.fitted = problem.volume(mixture.fitted)
-    chance = np.random.default_rng([MEMBER_SEEDS, options.seed]).standard_normal((len(fit.member_errors), len(common)))
-    estimate.member_errors = fit.member_errors + np.tensordot(chance, common, 1).astype(np.float32)
+    errors = fit.member_errors
+    if request.tissue is None:
+        estimate.offset = _without_spread(run).astype(np.float32)
+    else:
+        tissues = fit_tissues(brain, run, fit, request.tissue[:, problem.mask], members)
+        here = np.stack([fit.cbf, fit.att])  # a voxel that left the field has no part in this
+        here += (fit.restore - 1)[:, None] * fit.outside * brain.local(here)
+        estimate.offset = (mixture.stay * (here - tissues.whole)).astype(np.float32)
+        estimate.by_tissue = np.stack([problem.volume(each) for each in (*tissues.cbf, *tissues.sd)])
+        errors = tissues.errors
+        settings["tissue"] = True
+    chance = np.random.default_rng([MEMBER_SEEDS, options.seed]).standard_normal((len(errors), len(common)))
+    estimate.member_errors = errors + np.tensordot(chance, common, 1).astype(np.float32)
     if mixture.artery_share > 0 or arterial == "on":
         estimate.abv = problem.volume(mixture.abv)
     estimate.flags = problem.volume(_flags(problem, fit, mixture, maps, noise), np.uint8)
@@ -168,12 +182,14 @@ class Brain:
         squares: Floats = np.mean(np.array([[e[0] ** 2, e[0] * e[1], e[1] ** 2] for e in errors], np.float64), axis=0)
         plain = smooth_inside(squares.T, mask, sigma).T
         correlation = np.clip(plain[1] / np.sqrt(np.maximum(plain[0] * plain[2], 1e-30)), -0.95, 0.95)
-        variances = []
-        for raw, own in ((squares[0], precision[0]), (squares[2], precision[2])):
-            mean = max(float(np.mean(raw)), 1e-30)
-            typical = 1.0 / (own + max(1.0 / mean - float(np.mean(own)), 1e-3 / mean))
-            variances.append(np.maximum(typical * smooth_inside(raw / typical, mask, sigma), 1e-12))
+        variances = [self.averaged(squares[k], precision[k]) for k in (0, 2)]
         return np.stack([variances[0], correlation * np.sqrt(variances[0] * variances[1]), variances[1]])
+
+    def averaged(self, raw: NDArray[np.floating], precision: NDArray[np.floating]) -> Floats:
+        """Variances (N,) from mean squares of members' errors, averaged as in `covariance`."""
+        sigma = [max(1.0, 4.0 / size) for size in self.voxel_size]
+        typical = own_variance(max(float(np.mean(raw)), 1e-30), precision)
+        return np.maximum(typical * smooth_inside(raw / typical, self.problem.mask, sigma), 1e-12)
 
 
 @dataclass
@@ -192,6 +208,8 @@ class FieldFit:
         Variances of CBF and ATT once the contrast is restored.
     member_errors : (K, 2, N)
         Estimates minus draws of CBF and ATT, once the contrast is restored.
+    wider : (2, 1)
+        Factors by which noise that is correlated between voxels widens errors of CBF and ATT.
     remainder : (2, N)
         Gradient of the log likelihood by CBF and ATT at the mode.
     noise_variance, freedom : float
@@ -219,6 +237,7 @@ class FieldFit:
     reported: Floats
     member_errors: NDArray[np.float32]
     precision: Floats
+    wider: Floats
     remainder: Floats
     noise_variance: float
     freedom: float
@@ -311,7 +330,7 @@ class FieldRun:
 
     def step(self, learn: bool) -> None:
         """One Gauss-Newton step; with learn, one step of the hyperparameters after it."""
-        brain, likelihood = self.brain, self._likelihood()
+        brain, likelihood = self.brain, self.likelihood()
         start = self.posterior
         if self.psi is None or len(self.steps) == 3:
             self._learn_guide(likelihood)
@@ -323,11 +342,14 @@ class FieldRun:
         self.steps.append(self.posterior.steps)
         if learn:
             self._learn_prior(self.posterior)
-        # A voxel that swings around its solution moves by half as much each time that it turns.
-        target = self.posterior.mean.astype(np.float64) + self.mean[:, None]
+        self.move_to(self.posterior, turning=not learn and len(self.steps) > 1)
+
+    def move_to(self, posterior: Posterior, turning: bool = False) -> None:
+        """CBF and ATT of a posterior; turning: a voxel that swings around its solution moves by half each time."""
+        target = posterior.mean.astype(np.float64) + self.mean[:, None]
         target = np.array([np.maximum(target[0] * CBF_UNIT, 0.5), np.clip(target[1], *ATT_BOUNDS)])
         change = target - (self.cbf, self.att)
-        if not learn and self.steps[1:]:
+        if turning:
             self.gain[change * self.moved < 0] /= 2
             change *= self.gain
         self.moved = change
@@ -350,9 +372,16 @@ class FieldRun:
         self.u_simulated = None
         self.att_sd = max(self.att_sd, REGION_ATT_SD)
 
-    def _likelihood(self) -> Likelihood:
-        """The model linearized around the present maps, with the noise and the weights of its residuals."""
-        self.fitted, sums = linearize(self.y, self.brain.timing, self.cbf, self.att, self.att_sd)
+    def likelihood(self, spread: bool = False) -> Likelihood:
+        """The model linearized around the present maps, with the noise and the weights of its residuals.
+
+        With spread the signal's variance within the posterior counts too (`linearize`).
+        """
+        variance = None
+        if spread and self.posterior is not None:
+            own = self.posterior.likelihood.precision[[0, 2]] / UNITS_SQUARED[[0, 2]]
+            variance = np.stack([own_variance(v, p) for v, p in zip(self.error_sd**2, own, strict=True)], axis=1)
+        self.fitted, sums = linearize(self.y, self.brain.timing, self.cbf, self.att, self.att_sd, variance)
         squares = (self.brain.timing.counts * (self.y - self.fitted) ** 2).sum(axis=1) / self.relative
         effective = max(self.y.shape[1] - self.dof / len(self.y), 0.2)
         start = self.scale or float(np.median(squares)) / effective
@@ -427,6 +456,7 @@ class FieldRun:
             reported=brain.covariance(restored, likelihood.precision)[[0, 2]] * UNITS_SQUARED[[0, 2]],
             member_errors=np.array([e * UNITS[:, None] for e in restored], np.float32),
             precision=likelihood.precision.astype(np.float64) / UNITS_SQUARED,
+            wider=wider,
             remainder=self.posterior.remainder.astype(np.float64) / UNITS[:, None],
             noise_variance=self.scale,
             freedom=self.freedom,
@@ -443,7 +473,7 @@ class FieldRun:
 
 def _passes(
     brain: Brain, arterial: str, iterations: int, members: int, search: bool
-) -> tuple[FieldFit, Mixture, Floats]:
+) -> tuple[FieldRun, FieldFit, Mixture, Floats]:
     """Field, then mixture; where arteries or a focal region were found, both again.
 
     An artery looks like an early region. So where there are arteries the field starts anew on the signals without their
@@ -475,7 +505,7 @@ def _passes(
         else:
             run = FieldRun(brain, brain.y - mixture.arterial, start)
             run.iterate(iterations, settled, insert=True)
-    return fit, mixture, noise
+    return run, fit, mixture, noise
 
 
 def _combined(brain: Brain, fit: FieldFit, mixture: Mixture) -> Floats:
@@ -485,11 +515,11 @@ def _combined(brain: Brain, fit: FieldFit, mixture: Mixture) -> Floats:
     widened by what their spread and that of their errors say was lost; a focal region is left as it is.
     """
     means, sds = np.array(mixture.mixed(fit.cbf, fit.att)), []
-    for mean, own, own_variance, other, other_variance in zip(
+    for mean, own, variance, other, other_variance in zip(
         means, (fit.cbf, fit.att), fit.reported, (mixture.cbf, mixture.att),
         (mixture.cbf_variance, mixture.att_variance), strict=True,
     ):  # fmt: skip
-        second = mixture.stay * (own_variance + own**2) + (1 - mixture.stay) * (other_variance + other**2)
+        second = mixture.stay * (variance + own**2) + (1 - mixture.stay) * (other_variance + other**2)
         sds.append(np.sqrt(np.maximum(second - mean**2, 1e-12)))
     lost = (fit.restore - 1)[:, None] * fit.outside * brain.local(means)
     return np.array([*(means + lost), *sds])
@@ -528,6 +558,13 @@ def _common_errors(brain: Brain, fit: FieldFit) -> Floats:
     det = np.maximum(cc * aa - ca**2, 1e-3 * cc * aa + 1e-30)
     relative, late = (aa * of_cbf - ca * of_att) / det, (cc * of_att - ca * of_cbf) / det
     return np.stack([relative * fit.cbf, late], axis=1)
+
+
+def _without_spread(run: FieldRun) -> Floats:
+    """By how much CBF and ATT (2, N) are off for the signal's variance that the iterations left out, to first order."""
+    assert run.posterior is not None
+    known = condition(run.posterior.prior, run.likelihood(spread=True), run.posterior.u, STEPS_WITH_REGION)
+    return (run.posterior.mean - known.mean).astype(np.float64) * UNITS[:, None]
 
 
 def _flags(problem: Problem, fit: FieldFit, mixture: Mixture, maps: Floats, noise: Floats) -> NDArray[np.uint8]:

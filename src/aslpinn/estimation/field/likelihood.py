@@ -77,11 +77,22 @@ class Likelihood:
         return np.stack([root * first, across * first + np.sqrt(np.maximum(aa - across**2, 0)) * second])
 
 
-def linearize(y: Doubles, timing: Timing, cbf: Doubles, att: Doubles, att_sd: float) -> tuple[Doubles, Doubles]:
-    """Expected signal (N, D) and weighted sums (N, 5) of `sigma_point_sums` for an ATT that is known to att_sd (s)."""
+def linearize(
+    y: Doubles, timing: Timing, cbf: Doubles, att: Doubles, att_sd: float, variance: Doubles | None = None
+) -> tuple[Doubles, Doubles]:
+    """Expected signal (N, D) and weighted sums (N, 5) of `sigma_point_sums` for an ATT that is known to att_sd (s).
+
+    variance (N, 2) of CBF and ATT at the voxels; None: as if they were known.
+    """
     fitted, sums = np.empty_like(y), np.empty((len(y), 5))
-    over_voxels(sigma_point_sums, len(y), y, cbf, att, att_sd, *timing, NODES, NODE_WEIGHTS, fitted, sums)
+    known = np.zeros((len(y), 2)) if variance is None else variance
+    over_voxels(sigma_point_sums, len(y), y, cbf, att, att_sd, known, *timing, NODES, NODE_WEIGHTS, fitted, sums)
     return fitted, sums
+
+
+def own_variance(mean: float, precision: NDArray[np.floating]) -> Doubles:
+    """Variances (N,) of mean about `mean` that go with the precisions (N,) of the voxels' own data."""
+    return np.asarray(1.0 / (precision + max(1.0 / mean - float(np.mean(precision)), 1e-3 / mean)))
 
 
 def student_weights(squares: Doubles, effective: float, scale: float) -> tuple[Doubles, float, float]:

@@ -24,8 +24,8 @@ from ...smoothing import smooth_inside
 Doubles = NDArray[np.float64]
 
 CBF_UNIT = 20.0  # ml/100g/min in the field's unit, so that both fields are of order 1
-#: Largest variances that a level of the fields of CBF, ATT and the guide may learn; the data don't bound broad levels.
-LARGEST = np.array([1.0, 0.2**2, 1.0])
+#: Largest variances that a level of the fields of CBF, ATT, guide and `late` may learn; data don't bound broad levels.
+LARGEST = np.array([1.0, 0.2**2, 1.0, 0.2**2])
 #: SDs of a region's levels, for widths up to 7, up to 12 and above 12 mm: CBF in the field's unit, ATT in s. A region's
 #: few voxels cannot teach them; they let it be anything physiological that is smooth inside.
 REGION_WIDTHS, REGION_CBF, REGION_ATT = (7.0, 12.0), (0.0, 0.0, 0.3), (0.0, 0.1, 0.3)
@@ -39,9 +39,11 @@ DEPTHS = ((0.0, 9), (8.0, 7), (20.0, 5))  # the same for depth: distance to the 
 class Prior:
     """Fields of given level variances (F, levels), and how they make CBF (in CBF_UNIT) and ATT (in s).
 
-    Order of the fields: CBF, ATT, that of the guide, CBF and ATT in the region. guide (N,) is psi or None, of depth
-    rather than of an image with `by_depth`; region (N,) is q or None; coupling is rho. `spectrum` is that of the fields
-    but for their level of independent voxels, whose covariance of CBF and ATT in every voxel is `alone`, (3, N).
+    Order of the fields: CBF, ATT, that of the guide, that of `late`, CBF and ATT in the region. guide (N,) is psi or
+    None, of depth rather than of an image with `by_depth`; region (N,) is q or None; coupling is rho. own (N,) weighs
+    the first field, None as 1: with shares of two tissues as `own` and `guide` the two fields are those of their CBF.
+    late (N,) weighs a second field of ATT, as a share of white matter does. `spectrum` is that of the fields but for
+    their level of independent voxels, whose covariance of CBF and ATT in every voxel is `alone`, (3, N).
     """
 
     levels: GaussianLevels
@@ -50,6 +52,8 @@ class Prior:
     coupling: float = 0.0
     region: Floats | None = None
     by_depth: bool = False
+    own: Floats | None = None
+    late: Floats | None = None
     spectrum: Floats = field(init=False, repr=False)
     alone: Floats = field(init=False, repr=False)
 
@@ -57,10 +61,14 @@ class Prior:
         smooth = self.variances.copy()
         smooth[:, VOXEL] = 0
         object.__setattr__(self, "spectrum", self.levels.spectrum(smooth))
-        own = self.variances[:, VOXEL].astype(np.float32)
-        cbf = np.full(self.levels.size, own[0]) if self.guide is None else own[0] + own[2] * self.guide**2
+        single = self.variances[:, VOXEL].astype(np.float32)
+        cbf = np.full(self.levels.size, single[0])
+        if self.own is not None:
+            cbf *= self.own**2
+        if self.guide is not None:
+            cbf = cbf + single[2] * self.guide**2
         rho = np.float32(self.coupling)
-        object.__setattr__(self, "alone", np.stack([cbf, rho * cbf, own[1] + rho**2 * cbf]))
+        object.__setattr__(self, "alone", np.stack([cbf, rho * cbf, single[1] + rho**2 * cbf]))
 
     @property
     def whole(self) -> Floats:
@@ -71,13 +79,17 @@ class Prior:
     @property
     def everywhere(self) -> int:
         """Number of fields that are not a region's."""
-        return 2 if self.guide is None else 3
+        return 2 + (self.guide is not None) + (self.late is not None)
 
     def combine(self, x: Floats) -> Floats:
         """(CBF, ATT) as (2, N) of the fields at the voxels, (F, N)."""
         cbf, att = x[:2]
+        if self.own is not None:
+            cbf = self.own * cbf
         if self.guide is not None:
             cbf = cbf + self.guide * x[2]
+        if self.late is not None:
+            att = att + self.late * x[self.everywhere - 1]
         if self.region is not None:
             cbf, att = cbf + self.region * x[-2], att + self.region * x[-1]
         return np.stack([cbf, att + np.float32(self.coupling) * cbf])
@@ -85,9 +97,11 @@ class Prior:
     def spread(self, theta: Floats) -> Floats:
         """The adjoint of `combine`: (2, N) to (F, N)."""
         cbf = theta[0] + np.float32(self.coupling) * theta[1]
-        rows = [cbf, theta[1]]
+        rows = [cbf if self.own is None else self.own * cbf, theta[1]]
         if self.guide is not None:
             rows.append(self.guide * cbf)
+        if self.late is not None:
+            rows.append(self.late * theta[1])
         if self.region is not None:
             rows += [self.region * cbf, self.region * theta[1]]
         return np.stack(rows)

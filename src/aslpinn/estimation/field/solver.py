@@ -43,6 +43,11 @@ class Posterior:
     steps: int
 
     @property
+    def fields(self) -> Floats:
+        """The fields at the voxels, (F, N), without their level of independent voxels."""
+        return self.prior.levels.down(np.sqrt(self.prior.spectrum) * self.u)
+
+    @property
     def remainder(self) -> Floats:
         """Gradient (2, N) of the log likelihood at the mean: what the estimate leaves over, taken as K^(-1/2) u.
 
@@ -51,6 +56,8 @@ class Posterior:
         follow the last bits of the input; so there it is left out, by the step ahead, which is short in these bands.
         """
         prior = self.prior
+        if prior.own is not None:  # the first field is not that of CBF
+            return self.likelihood.pull - self.likelihood.apply(self.mean)
         root = np.sqrt(np.maximum(prior.spectrum[:2], np.float32(1e-20)))
         cbf, att = prior.levels.down((self.ahead[:2] / root).astype(np.complex64, copy=False))
         return np.stack([cbf - np.float32(prior.coupling) * att, att])
@@ -84,7 +91,8 @@ class Posterior:
         variances[0, 0] = variances[0, 2 + NARROW :] = 0
 
         def cbf_fields(values: Floats) -> Fourier:
-            return levels.up(np.stack([values] if image is None else [values, image * values]))
+            own = values if prior.own is None else prior.own * values
+            return levels.up(np.stack([own] if image is None else [own, image * values]))
 
         of_att = cbf_fields(remainder[1])
         weighted = levels.spectrum(variances) * of_att
@@ -131,9 +139,11 @@ def precision_seen(prior: Prior, likelihood: Likelihood) -> Floats:
     """Mean precision (F,) of the data about each field; a region's over the region."""
     cc, ca, aa = likelihood.precision
     cc = cc + np.float32(2 * prior.coupling) * ca + np.float32(prior.coupling**2) * aa
-    seen = [cc.mean(), aa.mean()]
+    seen = [(cc if prior.own is None else cc * prior.own**2).mean(), aa.mean()]
     if prior.guide is not None:
         seen.append((cc * prior.guide**2).mean())
+    if prior.late is not None:
+        seen.append((aa * prior.late**2).mean())
     if prior.region is not None:
         square = prior.region**2
         share = square / max(square.sum(), np.float32(1e-6))
@@ -141,10 +151,10 @@ def precision_seen(prior: Prior, likelihood: Likelihood) -> Floats:
     return np.array(seen, np.float32)
 
 
-def sample(
+def sample_fields(
     prior: Prior, likelihood: Likelihood, rng: np.random.Generator, start: Fourier | None = None
 ) -> tuple[Floats, Posterior]:
-    """A draw (2, N) from the prior, and the posterior given data that were simulated from it.
+    """A draw of the fields (F, N) from the prior, and the posterior given data that were simulated from it.
 
     Its mean minus the draw is distributed as the posterior around its mean (Papandreou and Yuille 2010, "Gaussian
     sampling by local perturbations"): the members of the ensemble.
@@ -152,9 +162,18 @@ def sample(
     white = prior.levels.white(rng, len(prior.variances))
     white[:, 0, 0, 0] = 0  # the broad constant: the data find it whatever it is, the solver only after many steps
     whole = np.maximum(prior.whole, np.float32(1e-30))
-    draw = prior.combine(prior.levels.down(np.sqrt(whole) * white))
-    simulated = replace(likelihood, pull=likelihood.apply(draw) + likelihood.noise(rng, prior.levels))
-    return draw, condition(prior, simulated, white * np.sqrt(prior.spectrum / whole) if start is None else start)
+    draw = prior.levels.down(np.sqrt(whole) * white)
+    pull = likelihood.apply(prior.combine(draw)) + likelihood.noise(rng, prior.levels)
+    begun = white * np.sqrt(prior.spectrum / whole) if start is None else start
+    return draw, condition(prior, replace(likelihood, pull=pull), begun)
+
+
+def sample(
+    prior: Prior, likelihood: Likelihood, rng: np.random.Generator, start: Fourier | None = None
+) -> tuple[Floats, Posterior]:
+    """The same with the draw as CBF and ATT (2, N)."""
+    draw, posterior = sample_fields(prior, likelihood, rng, start)
+    return prior.combine(draw), posterior
 
 
 def learned(prior: Prior, given: Posterior, simulated: Posterior) -> tuple[NDArray[np.float64], float]:

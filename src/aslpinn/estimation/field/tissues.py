@@ -1,0 +1,93 @@
+"""CBF of gray and of white matter as two fields of the same model, where the voxels' shares of both are known.
+
+CBF = p_GM f_GM + p_WM f_WM, and ATT is that of the field plus p_WM times one number for the brain; all through Buxton's
+closed form. Against `fit`, the field of CBF has a weight in every voxel, and a second one takes the place of the
+guide's. It starts from the field's maps, noise, coupling and region, and learns the variances of the two anew; their
+means are free.
+
+The model knows what the field does not: that CBF changes steeply between tissues. So it also says by how much the mean
+of the field's map over a region is off because smoothing has leveled that contrast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .prior import CBF_UNIT, Prior
+from .solver import Posterior, condition, learned, sample_fields
+
+if TYPE_CHECKING:
+    from .fit import Brain, FieldFit, FieldRun
+
+Floats = NDArray[np.float64]
+
+STEPS, LEARNING, MORE = 60, 4, 2  # most steps of the solver; Gauss-Newton steps that learn variances, and after them
+SEEDS = 104729  # keeps the members' seeds apart from those of the field
+LATER = 0.5  # s, SD of what white matter is fed later than gray, one number for the brain
+UNITS = np.array([CBF_UNIT, 1.0])[:, None]
+
+
+@dataclass(frozen=True)
+class Tissues:
+    """What the model of two tissues says of N voxels.
+
+    cbf, sd : (2, N)
+        CBF of gray and of white matter, per 100 g of it, and their SDs.
+    whole : (2, N)
+        CBF and ATT of the voxel.
+    errors : (K, 2, N)
+        Of `whole`: draws from its posterior around it.
+    level_sd : (2, levels + 2)
+        SDs of the levels of the two, in ml/100g/min.
+    """
+
+    cbf: Floats
+    sd: Floats
+    whole: Floats
+    errors: NDArray[np.float32]
+    level_sd: Floats
+
+
+def fit_tissues(brain: Brain, run: FieldRun, fit: FieldFit, shares: Floats, members: int) -> Tissues:
+    """The two fields of CBF by shares (2, N) of gray and white matter; goes on with a field's run that is finished."""
+    gray, white = shares.astype(np.float32)
+    run.mean = np.array([0.0, run.mean[1]])  # a voxel without either tissue has no flow
+    region = run.variances[-2:] if run.region is not None else run.variances[:0]
+    late = np.zeros((1, run.variances.shape[1]))
+    late[0, 0] = LATER**2
+    run.variances = np.concatenate([run.variances[:2], run.variances[:1], late, region])
+    member = None if run.region is None else run.region.member.astype(np.float32)
+    posterior: Posterior | None = None
+    simulated: Posterior | None = None
+    for step in range(LEARNING + MORE):
+        likelihood = run.likelihood(spread=True)
+        prior = Prior(brain.levels, run.variances, white, run.coupling, member, own=gray, late=white)
+        posterior = condition(prior, likelihood, None if posterior is None else posterior.start(prior), STEPS)
+        run.move_to(posterior)
+        if step < LEARNING:
+            start = None if simulated is None else simulated.u
+            _, simulated = sample_fields(prior, likelihood, np.random.default_rng(brain.seed), start)
+            run.variances, _ = learned(prior, posterior, simulated)
+        brain.report("two tissues")
+    assert posterior is not None
+    prior, likelihood = posterior.prior, posterior.likelihood
+    of_tissue, of_voxel = [], []
+    for k in range(members):
+        draw, drawn = sample_fields(prior, likelihood, np.random.default_rng([SEEDS, brain.seed, k]))
+        of_tissue.append((drawn.fields - draw)[[0, 2]] * CBF_UNIT)
+        of_voxel.append((drawn.mean - prior.combine(draw)) * UNITS)
+        brain.report(f"two tissues, member {k + 1} of {members}")
+    own = likelihood.precision[0].astype(np.float64) / CBF_UNIT**2
+    squares = np.square(np.array(of_tissue, np.float64)).mean(axis=0)
+    variance = [brain.averaged(each, own * share**2) for each, share in zip(squares, (gray, white), strict=True)]
+    return Tissues(
+        cbf=posterior.fields[[0, 2]].astype(np.float64) * CBF_UNIT,
+        sd=np.sqrt(variance) * fit.wider[0],
+        whole=np.stack([run.cbf, run.att]),
+        errors=np.array([fit.wider * error for error in of_voxel], np.float32),
+        level_sd=CBF_UNIT * np.sqrt(run.variances[[0, 2]]),
+    )
