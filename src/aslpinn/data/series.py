@@ -101,12 +101,17 @@ _TAKEN = re.compile(
 )
 
 
+#: What ASLPrep calls a series that it has aligned.
+PREPROCESSED = "desc-preproc"
+
 #: What is said of a series that cannot tell less flow from later flow.
 ONE_DELAY = "one delay: CBF by the consensus formula (estimator consensus), no ATT; the other estimators refuse it"
 
 
 def subject_name(path: Path) -> tuple[str, str]:
     """Name and folder of a subject's outputs from the name of its ASL file: all that stands before _asl, as it stands.
+
+    But for ASLPrep's desc-preproc, since a name has one desc entity, and that of a map says what the map is.
 
     The folder is sub-XX or sub-XX/ses-YY where the name has these; else it is called as the subject.
 
@@ -116,7 +121,7 @@ def subject_name(path: Path) -> tuple[str, str]:
         Where the name holds other signs than letters, digits and . + - _, is too long or is that of another map.
     """
     stem, _ = split_name(path)
-    name = stem.removesuffix("_asl")
+    name = stem.removesuffix("_asl").removesuffix(f"_{PREPROCESSED}")
     strange = sorted(set(re.sub(r"[A-Za-z0-9._+-]", "", name)))
     wrong = ""
     if strange:
@@ -265,6 +270,7 @@ def load_subject(
         notes.append(ONE_DELAY)
     image = read_image(path, dimensions=(4,))
     m0 = read_m0(known.m0, image, settings, notes, steps)
+    mask = mask or _mask_beside(path)
     inside = _mask(mask, image, layout, m0, steps)
     check_values(image, layout, m0, inside)
     before = len(steps), len(notes)
@@ -516,6 +522,15 @@ def _relative_m0(
 
 #: CBF that the mean curve of a brain without M0 is given: in the middle of what estimators are made for.
 RELATIVE_CBF = 50.0
+
+
+def _mask_beside(path: Path) -> Path | None:
+    """The brain mask that ASLPrep leaves beside its preprocessed series; None for other series."""
+    stem, _ = split_name(path)
+    if not stem.endswith(f"_{PREPROCESSED}_asl"):
+        return None
+    own = stem.removesuffix(f"_{PREPROCESSED}_asl")
+    return next((file for file in sorted(path.parent.glob(f"{own}_desc-brain_mask.nii*"))), None)
 
 
 def _mask(given: str | Path | None, image: Image, layout: Layout, m0: M0, steps: list[str]) -> NDArray[np.bool_]:

@@ -162,6 +162,20 @@ def applicable(path: Path, suffix: str, extension: str) -> list[Path]:
     return found
 
 
+def raw_files(path: Path, suffix: str, extension: str) -> list[Path]:
+    """Files that describe the raw series of one that ASLPrep preprocessed, where it lies in the raw data's derivatives.
+
+    ASLPrep leaves no table of volumes beside sub-XX_desc-preproc_asl; that of the raw series holds for it.
+    """
+    stem, end = split_name(path)
+    root = dataset_root(path)
+    if root is None or root.parent.name != "derivatives" or not stem.endswith("_desc-preproc_asl"):
+        return []
+    plain = re.sub(r"_(space|desc)-[A-Za-z0-9]+(?=_)", "", stem)
+    raw = root.parent.parent / path.absolute().parent.relative_to(root) / f"{plain}{end}"
+    return applicable(raw, suffix, extension)
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON file that holds an object; InputError where it is not one."""
     try:
@@ -220,7 +234,7 @@ def read_context(path: Path, volumes: int) -> tuple[list[str], Path]:
     """
     stem, _ = split_name(path)
     base = stem[: -len("_asl")] if stem.endswith("_asl") else stem
-    files = applicable(path, "aslcontext", ".tsv")
+    files = applicable(path, "aslcontext", ".tsv") or raw_files(path, "aslcontext", ".tsv")
     if not files:
         raise InputError(
             f"{path.with_name(base + '_aslcontext.tsv')}: not found; "

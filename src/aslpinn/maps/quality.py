@@ -45,6 +45,40 @@ THRESHOLDS = {
 }
 
 
+@dataclass(frozen=True)
+class Healthy:
+    """Mean and SD over brain regions of healthy people, and whose."""
+
+    mean: float
+    sd: float
+    unit: str
+
+
+#: Wang et al. 2014, doi:10.1002/nbm.3040 (PMC3947417), multi-delay pCASL at 3 T of ten volunteers; regions, not people.
+HEALTHY = {"cbf": Healthy(46.0, 14.0, "ml/100g/min"), "att": Healthy(1.4, 0.3, "s")}
+HEALTHY_SOURCE = "Wang et al. 2014, doi:10.1002/nbm.3040: regions of ten healthy brains, mean and SD"
+
+
+def plausibility(subject: Subject, estimate: Estimate) -> list[str]:
+    """A note for CBF and for ATT: the median over gray matter, or the mask, beside what healthy brains have."""
+    gm = None if subject.tissue is None else subject.mask & (np.asarray(subject.tissue["gm"]) > 0.7)
+    gray = gm is not None and gm.sum() >= 20
+    region = gm if gray and gm is not None else subject.mask
+    notes = []
+    for name, known in HEALTHY.items():
+        values = getattr(estimate, name)
+        if values is None or (name == "cbf" and subject.relative):
+            continue
+        middle = float(np.median(np.asarray(values, dtype=float)[region]))
+        low, high = known.mean - 2 * known.sd, known.mean + 2 * known.sd
+        where = "inside" if low <= middle <= high else "below" if middle < low else "above"
+        notes.append(
+            f"median {name.upper()} of {'gray matter' if gray else 'the mask'} is {middle:.3g} {known.unit}, {where} "
+            f"{low:.3g} to {high:.3g} (two SDs around {known.mean:g}; {HEALTHY_SOURCE})"
+        )
+    return notes
+
+
 def quality(subject: Subject, estimate: Estimate) -> dict[str, Any]:
     """Measures of a subject's maps, their thresholds, and which are flagged; ready for JSON. NaN where not measurable.
 
@@ -92,6 +126,7 @@ def quality(subject: Subject, estimate: Estimate) -> dict[str, Any]:
         "TissueMaps": source,
         "MaskVoxels": int(mask.sum()),
         "Flags": flags,
+        "Plausibility": plausibility(subject, estimate),
         "Thresholds": {name: {"Low": t.low, "High": t.high, "Source": t.source} for name, t in THRESHOLDS.items()},
     }
 

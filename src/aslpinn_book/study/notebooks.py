@@ -115,6 +115,8 @@ def find_series(bids_dir: Path) -> list[Path]:
     for pattern in ("sub-*/perf/*_asl.nii*", "sub-*/ses-*/perf/*_asl.nii*"):
         found += [path for path in bids_dir.glob(pattern) if path.name.endswith((".nii", ".nii.gz"))]
     found = [path for path in found if not path.name.startswith("._")]  # macOS leaves such files beside others
+    # ASLPrep writes a series on several grids: that of the scan is taken, not one that is interpolated again
+    found = [path for path in found if "_space-" not in path.name or "_desc-preproc_" not in path.name]
     if not found:
         raise InputError(f"{bids_dir}: no ASL series found; expected sub-*/perf/*_asl.nii.gz (or sub-*/ses-*/perf)")
     return sorted(found)
