@@ -62,4 +62,4 @@ def test_both_are_built_by_a_workflow() -> None:
     flow = yaml.safe_load((ROOT / ".github" / "workflows" / "container.yml").read_text())
     steps = " ".join(str(step.get("run", "")) for job in flow["jobs"].values() for step in job["steps"])
     assert "docker build -f Containerfile" in steps
-    assert "apptainer build aslpinn.sif apptainer.def" in steps
+    assert "apptainer build image.sif apptainer.def" in steps
