@@ -156,7 +156,7 @@ def _fit(arguments: argparse.Namespace) -> int:
     from .data.derivatives import check_output, require_outside_raw, write_estimate
     from .data.series import load_subject
     from .estimation import fit, prepare
-    from .estimation.estimators import DEFAULT, default_preset, estimator_for, former_default, options_for
+    from .estimation.estimators import DEFAULT, default_preset, estimator_for, former_default, options_for, uses
 
     given = {name: value for name in OF_ESTIMATORS if (value := getattr(arguments, name)) is not None}
     preset = arguments.preset
