@@ -86,7 +86,7 @@ class PinnOptions(Options):
         "weight decay of the tables that grows with a grid's resolution R, by (R/8)^1.5; None: by samples held out",
         low=0,
     )
-    members: int = option(4, "networks from different seeds whose maps are averaged", low=1)
+    members: int = option(3, "networks from different seeds whose maps are averaged", low=1)
     held_out: float = option(
         0.0, "share of voxel-times kept from the loss to choose the epoch; 0: the last epoch", low=0, high=0.9
     )
