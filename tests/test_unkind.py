@@ -7,6 +7,8 @@ import pytest
 
 from aslpinn import InputError, fit, simulate
 from aslpinn.data.unkind import ARTERIES, NOISE_RATIO, UNKIND, VOLUME_SD, unkind
+from aslpinn.estimation.field.likelihood import repeat_noise, volume_variance
+from aslpinn.estimation.problem import prepare
 
 SIZE = (6.0, 6.0, 7.0)
 
@@ -106,3 +108,12 @@ def test_the_last_bits_of_the_input_leave_the_default_where_it_is(phantoms, name
     for of in ("cbf", "att"):
         change = np.abs(getattr(one, of) - getattr(other, of))[phantom.mask] / getattr(one, f"{of}_sd")[phantom.mask]
         assert np.quantile(change, 0.999) < 0.1, of
+
+
+def test_repeats_tell_how_much_whole_volumes_are_off(phantoms):
+    def sd(phantom):
+        problem = prepare(phantom.series, phantom.mask, phantom.acquisition)
+        return volume_variance(problem, phantom.clean[phantom.mask][:, :6], repeat_noise(problem, SIZE)) ** 0.5
+
+    assert sd(phantoms[1]["global"]) == pytest.approx(VOLUME_SD, rel=0.4)
+    assert sd(phantoms[0]) < 0.1 * VOLUME_SD
