@@ -165,7 +165,7 @@ def test_rows_of_version_0_1_are_refused_with_their_names_of_today(old, new):
 
 
 def test_rows_of_networks_say_how_many_there_are():
-    assert benchmark.described("pinn-single") == "estimator pinn, 1 network, objective closed-form"
+    assert benchmark.described("pinn-single") == "estimator pinn, 1 network, objective closed-form, anatomy off"
     assert re.fullmatch("estimator pinn, [2-9] networks, preset default", benchmark.described("pinn"))
     assert benchmark.described("field").endswith("M0 as guide")
 
