@@ -110,6 +110,13 @@ def test_links_to_chapters_that_are_not_there_become_words():
     assert without_links(text, "notebooks/a", {"notebooks/losses"}) == (
         "See the model, {doc}`losses`, the page and [this](/subjects/index)."
     )
+    card = ":::{{grid-item-card}} Learn\n{}\nThe loss.\n:::\n"
+    for chapter, link in (("kinetics", ""), ("losses", ":link: /notebooks/losses\n:link-type: doc\n")):
+        linked = card.format(f":link: /notebooks/{chapter}\n:link-type: doc\n")
+        assert without_links(linked, "book/intro", {"notebooks/losses"}) == card.format(link)
+    button = "Before.\n\n```{button-ref} /notebooks/losses\n:color: primary\n\nRead\n```\n\nAfter."
+    assert without_links(button, "book/intro", {"notebooks/losses"}) == button
+    assert without_links(button, "book/intro", set()) == "Before.\n\n\n\nAfter."
 
 
 def test_remaining_time_is_learned_from_what_is_done(project, tmp_path):

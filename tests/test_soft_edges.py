@@ -199,8 +199,9 @@ def test_the_initial_condition_is_one_more_sample_and_times_fall_from_there():
     assert 0.3 < float(early.float().mean()) < 0.7
     assert torch.all(times.tau[:, delays + 1 :][early] == float(problem.tau[0]))
     assert torch.all(times.slope[:, delays + 1 :][early] == 0)
-    plus = samples.plus(np.ones((n, delays), np.float32))
-    assert not plus.signal[:, -1].any()
+    other = samples.with_signal(np.ones((n, delays), np.float32))
+    assert (other.signal[:, :-1] == np.float32(samples.scale)).all()
+    assert not other.signal[:, -1].any()
 
 
 @pytest.mark.parametrize("objective", ["pointwise", "increments"])

@@ -65,7 +65,7 @@ def _as_results(cells: list[dict[str, Any]], title: str) -> list[dict[str, Any]]
 def without_links(text: str, page: str, staged: Container[str], lost: Container[str] = ()) -> str:
     """Markdown in which links from page to chapters that are not staged, and to the labels in `lost`, are plain text.
 
-    A study may leave chapters out, and their figures with them.
+    A study may leave chapters out, and their figures with them. Cards keep their words, buttons go.
     """
 
     def there(target: str) -> bool:
@@ -76,11 +76,16 @@ def without_links(text: str, page: str, staged: Container[str], lost: Container[
         words, target = match["words"], match["target"]
         return match[0] if there(target) else (words or target.rsplit("/", 1)[-1]).strip()
 
+    def unlinked(match: re.Match[str]) -> str:
+        return match[0] if there(match["target"]) else ""
+
     def named(match: re.Match[str]) -> str:
         return (match["words"] or match["label"]).strip() if match["label"] in lost else match[0]
 
     text = re.sub(r"\{(?:num)?ref\}`(?:(?P<words>[^`<]*)<)?(?P<label>[\w:-]+)>?`", named, text)
     text = re.sub(r"\[(?P<words>[^\]]*)\]\((?P<target>/?[\w./-]+)\)", plain, text)
+    text = re.sub(r"^```\{button-ref\} (?P<target>\S+)\n(?:[^`]*\n)?```$", unlinked, text, flags=re.MULTILINE)
+    text = re.sub(r"^:link: (?P<target>/?[\w./-]+)\n:link-type: doc\n", unlinked, text, flags=re.MULTILINE)
     return re.sub(r"\{doc\}`(?:(?P<words>[^`<]*)<)?(?P<target>[\w./-]+)>?`", plain, text)
 
 
