@@ -68,6 +68,7 @@ def test_an_atlas_of_two_halves_gives_two_rows(asl: Path, person: Subject, tmp_p
     assert 0 <= float(found[0]["prior_dominated"]) <= float(found[0]["flagged"])
     about = json.loads((perf / "sub-01_atlas-Halves_att.json").read_text())
     assert about["mean"]["Units"] == "s"
+    assert json.loads((perf / "sub-01_cbf.json").read_text())["Settings"]["tissue"] == "apart"
     assert len(read(perf / "sub-01_atlas-tissue_cbf.tsv")) >= 3
     # a run without the atlas takes its tables away, and an estimator without draws says so
     assert main(["fit", str(asl), "--out", str(out), "--estimator", "nlls"]) == 0

@@ -97,6 +97,17 @@ def test_linear_gives_two_maps_and_their_sds_and_is_refused_without_tissue(tmp_p
     assert not (tmp_path / "no").exists()
 
 
+def test_the_whole_model_of_two_tissues_runs_where_it_is_asked_for(tmp_path: Path) -> None:
+    asl = write_phantom(simulate("te7", voxel_size=(9.0, 9.0, 10.0), tsnr=3.0), tmp_path / "raw")[0]
+    perf = tmp_path / "out" / "sub-01" / "perf"
+    for pvc, told in (("field", "apart"), ("off", "bias of means"), ("linear", "bias of means")):
+        assert main(["fit", str(asl), "--out", str(tmp_path / "out"), "--pvc", pvc]) == 0
+        assert json.loads((perf / "sub-01_cbf.json").read_text())["Settings"]["tissue"] == told
+        assert (perf / "sub-01_label-WM_desc-pvcsd_cbf.nii.gz").is_file() == (pvc != "off")
+        header, *lines = (perf / "sub-01_atlas-tissue_cbf.tsv").read_text().splitlines()
+        assert all(float(line.split("\t")[header.split("\t").index("bias")]) != 0 for line in lines)
+
+
 def test_draws_of_the_posterior_go_through_the_same_regression() -> None:
     made = simulate("te7", voxel_size=(9.0, 9.0, 10.0), tsnr=2.0, seed=2)
     estimate = fit(made.series, made.mask, made.acquisition, voxel_size=(9.0, 9.0, 10.0), members=4)
@@ -136,8 +147,18 @@ def test_two_fields_free_gray_matter_of_its_bias_by_share_and_tell_how_sure_they
         assert np.mean(np.abs(error) < 1.96 * sd) > 0.85
 
 
-def test_the_model_of_two_tissues_says_by_how_much_the_map_s_means_are_off(two_fields) -> None:
-    made, estimate = two_fields
+@pytest.fixture(scope="module")
+def one_step():
+    """The same with one step of the two fields."""
+    made = simulate("te11", voxel_size=(7.0, 7.0, 8.0), tsnr=1.5, seed=0)
+    sizes, tissue = (7.0, 7.0, 8.0), {"gm": made.gm, "wm": made.wm}
+    found = fit(made.series, made.mask, made.acquisition, voxel_size=sizes, guide=made.m0, tissue=tissue, apart=False)
+    return made, found
+
+
+@pytest.mark.parametrize("way", ["two_fields", "one_step"])
+def test_the_model_of_two_tissues_says_by_how_much_the_map_s_means_are_off(way, request) -> None:
+    made, estimate = request.getfixturevalue(way)
     for quantity, name in enumerate(("cbf", "att")):
         error = (getattr(estimate, name) - getattr(made, name))[made.mask]
         for region in (made.gm > 0.6, made.wm > 0.7):
@@ -147,6 +168,18 @@ def test_the_model_of_two_tissues_says_by_how_much_the_map_s_means_are_off(two_f
             if name == "cbf":
                 spread = np.sqrt((estimate.member_errors[:, quantity][:, inside].mean(axis=1) ** 2).mean())
                 assert abs(error[inside].mean() - told) < 3 * spread
+
+
+def test_one_step_changes_no_map_and_its_bias_is_that_of_the_whole_model(two_fields, one_step) -> None:
+    (made, whole), (_, once) = two_fields, one_step
+    np.testing.assert_array_equal(once.cbf, whole.cbf)
+    np.testing.assert_array_equal(once.att, whole.att)
+    assert once.by_tissue is None
+    for region in (made.mask, made.gm > 0.6, made.wm > 0.7, (made.gm > 0.3) & (made.wm > 0.3)):
+        inside = region & made.mask
+        (cbf, att), (cbf_once, att_once) = (bias_of_mean(e, made.mask, inside) for e in (whole, once))
+        assert abs(cbf_once - cbf) < 0.5 * sd_of_mean(whole, made.mask, inside)[0]
+        assert abs(att_once - att) < 0.01
 
 
 def test_the_two_are_refused_where_they_cannot_be() -> None:

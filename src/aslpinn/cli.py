@@ -197,6 +197,7 @@ def _fit(arguments: argparse.Namespace) -> int:
             voxel_size=subject.voxel_size,
             guide=subject.guide if options_for(estimator, preset, **given).takes_guide else None,
             tissue=subject.tissue if uses(estimator, "tissue") else None,
+            apart=bool(atlases) or arguments.pvc == "field",
             progress=progress,
             **given,
         )

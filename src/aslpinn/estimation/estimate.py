@@ -47,7 +47,8 @@ class Estimate:
         By how much CBF and ATT at these voxels are off on average, by the model: smoothing between tissues where their
         shares are known, and the curvature of the signal. Part of the error of a region's mean. Estimator field only.
     by_tissue : (4, X, Y, Z) array or None
-        CBF of gray and of white matter and their SDs, where estimator field was given the tissues' shares.
+        CBF of gray and of white matter and their SDs, where estimator field was given the tissues' shares, and
+        `apart` was not turned off.
     abv, flags : (X, Y, Z) array or None
         Arterial blood volume (fraction) and per-voxel flags, where the estimator has them.
     """

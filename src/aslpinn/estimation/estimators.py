@@ -171,6 +171,7 @@ def fit(
     voxel_size: tuple[float, float, float] | None = None,
     guide: NDArray[Any] | None = None,
     tissue: Mapping[str, NDArray[Any]] | None = None,
+    apart: bool = True,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Estimate:
@@ -197,7 +198,10 @@ def fit(
     guide : (X, Y, Z) array
         An anatomical image such as M0, for field and pinn.
     tissue : {"gm": (X, Y, Z) array, "wm": (X, Y, Z) array}
-        Shares of gray and white matter, for field: gives CBF of each, and SDs of regional means that know of both.
+        Shares of gray and white matter, for field: gives CBF of each, and bias and SDs of regional means that know
+        of both.
+    apart : bool
+        False: of what tissue gives only the bias of regional means, by one step of the model of both.
     progress : callable
         Called with (done, total, message).
     settings
@@ -230,7 +234,8 @@ def fit(
     problem = prepare(series, mask, acquisition)
     if guide is not None and guide.shape != problem.mask.shape:
         raise InputError(f"guide has shape {guide.shape}; expected that of the mask, {problem.mask.shape}")
-    estimate = kind.load()(problem, Request(sizes, guide, progress, _shares(tissue, problem.mask)), chosen)
+    request = Request(sizes, guide, progress, _shares(tissue, problem.mask), apart)
+    estimate = kind.load()(problem, request, chosen)
     estimate.settings.setdefault("seed", chosen.seed)
     if name in PRESETS and options is None:
         estimate.settings["preset"] = preset or default_preset(name)

@@ -38,13 +38,14 @@ class Request:
     """What goes with the data of a fit beside the estimator's options; an estimator uses what concerns it.
 
     given_size: voxel size in mm, where it was given; guide (X, Y, Z): an anatomical image;
-    tissue (2, X, Y, Z): shares of gray and of white matter.
+    tissue (2, X, Y, Z): shares of gray and of white matter; apart: whether CBF of each is asked for.
     """
 
     given_size: tuple[float, float, float] | None = None
     guide: NDArray[Any] | None = None
     progress: Progress | None = None
     tissue: NDArray[Any] | None = None
+    apart: bool = True
 
     @property
     def voxel_size(self) -> tuple[float, float, float]:

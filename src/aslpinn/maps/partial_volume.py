@@ -97,7 +97,7 @@ def corrected(
     if choice == "field":
         by_tissue = getattr(estimate, "by_tissue", None)
         if by_tissue is None:
-            raise InputError("the estimate has no CBF of two tissues; expected fit(..., tissue=...)")
+            raise InputError("the estimate has no CBF of two tissues; expected fit(..., tissue=...), apart")
         shares = [np.asarray(subject.tissue[name]) for name in ("gm", "wm")]
         maps = [np.where(shares[k % 2] >= LEAST_SHARE, part, 0.0) for k, part in enumerate(by_tissue)]
         values, spread, way = maps[:2], maps[2:], "draws of the posterior"

@@ -29,9 +29,11 @@ COLUMNS = {
     "mean": "Mean over these voxels",
     "median": "Median over these voxels",
     "bias": "By how much the map's mean is off on average, by the estimate's own model: for smoothing between gray and "
-    "white matter (where tissue maps are known), and for the curvature of the signal; it is still in the mean",
+    "white matter (where tissue maps are known; by one step of the model of both, or by all of it with --atlas or "
+    "--pvc field), and for the curvature of the signal; it is still in the mean",
     "sd_of_mean": "Standard deviation of the mean by the estimate's uncertainty, errors of its voxels going together, "
-    "with the bias as a part of it; errors of M0, constants and model, which all voxels share, are not in it",
+    "with the bias as a part of it (too wide for small regions where tissue maps are known and neither --atlas nor "
+    "--pvc field is given); errors of M0, constants and model, which all voxels share, are not in it",
     "flagged": "Share of the voxels that carry a flag of the estimate",
     "prior_dominated": "Share of the voxels in which the data say little",
 }

@@ -67,7 +67,7 @@ from .prior import (
     start_variances,
 )
 from .solver import STEPS, Posterior, condition, learned, sample
-from .tissues import LEARNING, MORE, fit_tissues
+from .tissues import LEARNING, MORE, fit_tissues, whole_by_tissues
 
 Floats = NDArray[np.float64]
 
@@ -98,7 +98,8 @@ def fit_field(problem: Problem, request: Request, options: FieldOptions) -> Esti
         arterial = "off"
     began = time.perf_counter()
     total = (1 if arterial == "off" else 2) * (iterations + members) + 1
-    total += 0 if request.tissue is None else LEARNING + MORE + members
+    if request.tissue is not None:
+        total += LEARNING + MORE + members if request.apart else 1
     counter = iter(range(1, total + 1))
 
     def report(message: str) -> None:
@@ -120,13 +121,17 @@ def fit_field(problem: Problem, request: Request, options: FieldOptions) -> Esti
     if request.tissue is None:
         estimate.offset = _without_spread(run).astype(np.float32)
     else:
-        tissues = fit_tissues(brain, run, fit, request.tissue[:, problem.mask], members)
+        shares = request.tissue[:, problem.mask]
+        if request.apart:
+            tissues = fit_tissues(brain, run, fit, shares, members)
+            whole, errors = tissues.whole, tissues.errors
+            estimate.by_tissue = np.stack([problem.volume(each) for each in (*tissues.cbf, *tissues.sd)])
+        else:
+            whole = whole_by_tissues(brain, run, shares)
         here = np.stack([fit.cbf, fit.att])  # a voxel that left the field has no part in this
         here += (fit.restore - 1)[:, None] * fit.outside * brain.local(here)
-        estimate.offset = (mixture.stay * (here - tissues.whole)).astype(np.float32)
-        estimate.by_tissue = np.stack([problem.volume(each) for each in (*tissues.cbf, *tissues.sd)])
-        errors = tissues.errors
-        settings["tissue"] = True
+        estimate.offset = (mixture.stay * (here - whole)).astype(np.float32)
+        settings["tissue"] = "apart" if request.apart else "bias of means"
     chance = np.random.default_rng([MEMBER_SEEDS, options.seed]).standard_normal((len(errors), len(common)))
     estimate.member_errors = errors + np.tensordot(chance, common, 1).astype(np.float32)
     if mixture.artery_share > 0 or arterial == "on":

@@ -6,7 +6,8 @@ guide's. It starts from the field's maps, noise, coupling and region, and learns
 means are free.
 
 The model knows what the field does not: that CBF changes steeply between tissues. So it also says by how much the mean
-of the field's map over a region is off because smoothing has leveled that contrast.
+of the field's map over a region is off because smoothing has leveled that contrast. For that alone one step of it with
+the field's variances is enough (`whole_by_tissues`).
 """
 
 from __future__ import annotations
@@ -55,17 +56,12 @@ class Tissues:
 def fit_tissues(brain: Brain, run: FieldRun, fit: FieldFit, shares: Floats, members: int) -> Tissues:
     """The two fields of CBF by shares (2, N) of gray and white matter; goes on with a field's run that is finished."""
     gray, white = shares.astype(np.float32)
-    run.mean = np.array([0.0, run.mean[1]])  # a voxel without either tissue has no flow
-    region = run.variances[-2:] if run.region is not None else run.variances[:0]
-    late = np.zeros((1, run.variances.shape[1]))
-    late[0, 0] = LATER**2
-    run.variances = np.concatenate([run.variances[:2], run.variances[:1], late, region])
-    member = None if run.region is None else run.region.member.astype(np.float32)
+    _make_two(run)
     posterior: Posterior | None = None
     simulated: Posterior | None = None
     for step in range(LEARNING + MORE):
         likelihood = run.likelihood(spread=True)
-        prior = Prior(brain.levels, run.variances, white, run.coupling, member, own=gray, late=white)
+        prior = _prior(brain, run, shares)
         posterior = condition(prior, likelihood, None if posterior is None else posterior.start(prior), STEPS)
         run.move_to(posterior)
         if step < LEARNING:
@@ -91,3 +87,26 @@ def fit_tissues(brain: Brain, run: FieldRun, fit: FieldFit, shares: Floats, memb
         errors=np.array([fit.wider * error for error in of_voxel], np.float32),
         level_sd=CBF_UNIT * np.sqrt(run.variances[[0, 2]]),
     )
+
+
+def whole_by_tissues(brain: Brain, run: FieldRun, shares: Floats) -> Floats:
+    """CBF and ATT (2, N) after one step of the two fields from a field's run that is finished; none are learned."""
+    _make_two(run)
+    run.move_to(condition(_prior(brain, run, shares), run.likelihood(spread=True)))
+    brain.report("two tissues")
+    return np.stack([run.cbf, run.att])
+
+
+def _make_two(run: FieldRun) -> None:
+    """Means and variances of the two fields, and of how much later white matter is fed, from those of the field."""
+    run.mean = np.array([0.0, run.mean[1]])  # a voxel without either tissue has no flow
+    region = run.variances[-2:] if run.region is not None else run.variances[:0]
+    late = np.zeros((1, run.variances.shape[1]))
+    late[0, 0] = LATER**2
+    run.variances = np.concatenate([run.variances[:2], run.variances[:1], late, region])
+
+
+def _prior(brain: Brain, run: FieldRun, shares: Floats) -> Prior:
+    gray, white = shares.astype(np.float32)
+    member = None if run.region is None else run.region.member.astype(np.float32)
+    return Prior(brain.levels, run.variances, white, run.coupling, member, own=gray, late=white)
