@@ -4,9 +4,9 @@
 
 Each phantom of `aslpinn.data.unkind`, and each BIDS series given, is split into its odd and its even repeats. Every
 estimator is given one half and predicts the mean of the other; "half" is the given half itself. A row holds the RMSE
-over the mask in units of M0b, and for phantoms the correlation with the truth, the share of voxels whose 95 %
-interval holds it in gray and white matter, and the share that the default flags as not to be held to it. A row is
-written as its fit ends; a run that was stopped goes on where it was.
+over the mask in units of M0b, and for phantoms the correlation with the truth and the share of voxels whose 95 %
+interval holds it in gray and white matter. A row is written as its fit ends; a run that was stopped goes on where it
+was.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from aslpinn.data.unkind import UNKIND, unkind
 ESTIMATORS = ("field", "nlls", "smoothed")
 COLUMNS = (
     "data", "seed", "direction", "estimator", "held_out", "cbf_pcc", "att_pcc",
-    "cbf_gm_held", "cbf_wm_held", "att_gm_held", "att_wm_held", "flagged",
+    "cbf_gm_held", "cbf_wm_held", "att_gm_held", "att_wm_held",
 )  # fmt: skip
 TSNR, LIKELY = 1.5, 1.96  # of the phantoms; SDs on either side of a 95 % interval
 PURE = 0.8  # partial volume from which a voxel is of one tissue
