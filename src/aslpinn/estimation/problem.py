@@ -33,6 +33,14 @@ def chi2_quantile(share: float, freedom: float) -> float:
     return float(2 * gammaincinv(freedom / 2, share))
 
 
+def own_variance(mean: float, precision: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Variances (N,) of mean about `mean` that go with the precisions (N,) of the voxels' own data.
+
+    That is 1 / (precision + constant): variances differ between neighbors of different tissue as precisions do.
+    """
+    return np.asarray(1.0 / (precision + max(1.0 / mean - float(np.mean(precision)), 1e-3 / mean)))
+
+
 @dataclass(frozen=True)
 class Request:
     """What goes with the data of a fit beside the estimator's options; an estimator uses what concerns it.

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..estimation.estimate import AT_BOUND, FLAGS, MISFIT, NOT_CONVERGED
+
 if TYPE_CHECKING:
     from ..data.derivatives import Estimate
     from ..data.series import Subject
 
-#: Flags after which CBF or ATT of a voxel should not be used, by the words that estimators have for them.
-UNUSABLE = ("bound", "still changed", "percentile of noise")
+#: Flags after which CBF or ATT of a voxel should not be used.
+UNUSABLE = (AT_BOUND, NOT_CONVERGED, MISFIT)
 LOW_M0, HIGH_M0 = 0.3, 2.0  # of the median over the mask
 M0_LEVELS = {
     "1": "M0 is not above zero",
@@ -33,9 +35,9 @@ def coverage_maps(subject: Subject, estimate: Estimate) -> dict[str, tuple[Any, 
     delays[mask] = distinct.pld_at(np.argwhere(mask))
     valid = mask & np.isfinite(estimate.cbf)
     legend = estimate.info.get("flags_legend", {})
+    unusable = [bit for bit in UNUSABLE if str(bit) in legend]
     if estimate.flags is not None:
-        bits = sum(int(bit) for bit, meaning in legend.items() if any(word in meaning for word in UNUSABLE))
-        valid &= (estimate.flags & bits) == 0
+        valid &= (estimate.flags & sum(unusable)) == 0
     found: dict[str, tuple[Any, dict[str, Any]]] = {
         "desc-effective_pld": (
             delays,
@@ -61,7 +63,7 @@ def coverage_maps(subject: Subject, estimate: Estimate) -> dict[str, tuple[Any, 
         valid.astype(np.uint8),
         {
             "Description": "1 where the maps may be used: in the mask, M0 above zero, and none of the flags named",
-            "Flags": [meaning for meaning in legend.values() if any(word in meaning for word in UNUSABLE)],
+            "Flags": [FLAGS[bit] for bit in unusable],
         },
     )
     return found

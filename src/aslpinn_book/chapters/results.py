@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from aslpinn.errors import InputError
 from aslpinn.maps.style import CATEGORICAL, QUANTITIES, colorbar, styled, subplots
 from aslpinn.markdown import table as markdown_table
 
 from .benchmark import PAPER_TABLE_3
 from .benchmark_tables import TABLE_3
-from .shared import Float, Mask, draw_slice, method_look
+from .shared import Float, Mask, draw_slice, method_look, stored
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -98,15 +97,13 @@ def stored_slices(path: str | Path, tsnr: float) -> tuple[int, dict[str, dict[st
     InputError
         Where there is no such file.
     """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file; expected the maps that benchmarks/phantom.py writes")
     found: dict[str, dict[str, Float]] = {}
-    with np.load(path) as stored:
-        for name in stored.files:
+    with np.load(stored(path, "the maps that benchmarks/phantom.py writes")) as file:
+        for name in file.files:
             method, _, rest = name.rpartition(f"-{tsnr:g}-")
             if method:
-                found.setdefault(method, {})[rest] = stored[name].astype(np.float32)[..., None]
-        return int(stored["level"]), found
+                found.setdefault(method, {})[rest] = file[name].astype(np.float32)[..., None]
+        return int(file["level"]), found
 
 
 def paper_runs(path: str | Path) -> DataFrame:
@@ -119,9 +116,7 @@ def paper_runs(path: str | Path) -> DataFrame:
     """
     import pandas
 
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file; expected a CSV written by benchmarks/paper.py")
-    return pandas.read_csv(path)
+    return pandas.read_csv(stored(path, "a CSV written by benchmarks/paper.py"))
 
 
 def paper_runs_table(runs: DataFrame, region: str) -> str:
@@ -164,12 +159,10 @@ def beside_maps(folder: str | Path, tsnr: float, mask: Mask) -> dict[str, dict[s
     """
     found: dict[str, dict[str, Float]] = {}
     for method, name in BESIDE.items():
-        path = Path(folder) / f"t1-adjusted_{tsnr:g}_{method}.npz"
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; expected the maps that benchmarks/paper.py writes")
-        with np.load(path) as stored:
+        path = stored(Path(folder) / f"t1-adjusted_{tsnr:g}_{method}.npz", "the maps that benchmarks/paper.py writes")
+        with np.load(path) as file:
             volumes = np.zeros((2, *mask.shape), np.float32)
-            volumes[:, mask] = stored["maps"]
+            volumes[:, mask] = file["maps"]
         found[name] = {"cbf": volumes[0], "att": volumes[1]}
     return found
 
@@ -202,10 +195,8 @@ def volunteers_maps(path: str | Path) -> Figure:
     InputError
         Where there is no such file.
     """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file; expected the maps that benchmarks/volunteers.py writes")
-    with np.load(path) as stored:
-        maps = {name: stored[name] for name in stored.files}
+    with np.load(stored(path, "the maps that benchmarks/volunteers.py writes")) as file:
+        maps = {name: file[name] for name in file.files}
     numbers = sorted({name.split(" ", 1)[0] for name in maps})
     methods = [
         name.split(" ", 1)[1] for name in maps if name.startswith(f"{numbers[0]} ") and not name.endswith("mask")

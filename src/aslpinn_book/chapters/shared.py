@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from aslpinn.errors import InputError
 from aslpinn.maps.style import (
     CATEGORICAL,
     METHOD_COLORS,
@@ -33,6 +35,13 @@ DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 def method_look(name: str, place: int) -> tuple[str, str]:
     """Color and marker of a method; methods of a chapter's own take the next of the set."""
     return METHOD_COLORS.get(name, CATEGORICAL[place % 7]), METHOD_MARKERS.get(name, MARKERS[place % 7])
+
+
+def stored(path: str | Path, expected: str) -> Path:
+    """The file of a stored run; InputError, with what was expected, where there is none."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file; expected {expected}")
+    return Path(path)
 
 
 def empty_figure(size: tuple[float, float]) -> Figure:

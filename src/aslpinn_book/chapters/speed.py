@@ -23,7 +23,7 @@ from aslpinn.maps.style import CATEGORICAL, METHOD_COLORS, METHOD_MARKERS, style
 from aslpinn.markdown import table
 from aslpinn.physics import Acquisition, delta_m
 
-from .shared import MARKERS
+from .shared import MARKERS, stored
 
 Row = dict[str, Any]
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -124,9 +124,7 @@ def read_rows(path: Path) -> list[Row]:
 
     Raises InputError where the file or a column is missing.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected a CSV written by benchmarks/speed.py")
-    with path.open(newline="", encoding="utf-8") as file:
+    with stored(path, "a CSV written by benchmarks/speed.py").open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         missing = sorted(set(COLUMNS) - set(reader.fieldnames or ()))
         if missing:

@@ -42,7 +42,7 @@ from ..contrast import RESTORED, local_contrast
 from ..estimate import ARTERY, AT_BOUND, FLAGS, MISFIT, NOT_CONVERGED, PRIOR_DOMINATED, REGION, Estimate
 from ..mixture import Mixture, VoxelMixture, VoxelPrior
 from ..options import FieldOptions
-from ..problem import Problem, Request, chi2_quantile
+from ..problem import Problem, Request, chi2_quantile, own_variance
 from ..regions import Region, RegionSearch, outside_of
 from ..voxelwise import grid_search
 from .likelihood import (
@@ -51,7 +51,6 @@ from .likelihood import (
     linearize,
     noise_around,
     noise_spectrum,
-    own_variance,
     repeat_noise,
     student_weights,
     volume_variance,

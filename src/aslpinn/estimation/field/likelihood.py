@@ -90,11 +90,6 @@ def linearize(
     return fitted, sums
 
 
-def own_variance(mean: float, precision: NDArray[np.floating]) -> Doubles:
-    """Variances (N,) of mean about `mean` that go with the precisions (N,) of the voxels' own data."""
-    return np.asarray(1.0 / (precision + max(1.0 / mean - float(np.mean(precision)), 1e-3 / mean)))
-
-
 def student_weights(squares: Doubles, effective: float, scale: float) -> tuple[Doubles, float, float]:
     """Weights (N,), degrees of freedom and scale of Student's t for the voxels' sums of squares, by its likelihood.
 

@@ -21,7 +21,7 @@ from ...physics import ATT_BOUNDS, CBF_BOUNDS
 from ...physics.kinetics import sensitivities
 from ...smoothing import smooth_inside
 from ..contrast import local_contrast
-from ..problem import Floats, Problem, chi2_quantile
+from ..problem import Floats, Problem, chi2_quantile, own_variance
 from ..voxelwise import KINK
 
 AROUND = 16.0  # mm, SD of the Gaussian over which squared errors of the rehearsal are averaged
@@ -121,14 +121,10 @@ class Rehearsal:
         return change
 
     def averaged(self, squares: Floats) -> Floats:
-        """Squared errors (2, N) averaged over what lies around a voxel, in ratio to what its own data suggest.
-
-        That is 1 / (precision + constant): variances differ between neighbors of different tissue as precisions do.
-        """
+        """Squared errors (2, N) averaged over what lies around a voxel, in ratio to what its own data suggest."""
         precision = np.square(self.slopes).sum(axis=1).T / self.noise_sd**2
-        means = squares.mean(axis=1, keepdims=True)
-        rest = np.maximum(1 / means - precision.mean(axis=1, keepdims=True), 1e-3 / means)
-        typical = 1 / (precision + rest)
+        rows = zip(squares, precision, strict=True)
+        typical = np.array([own_variance(float(raw.mean()), own) for raw, own in rows], np.float32)
         averaged: Floats = (typical * self.around((squares / typical).T).T).astype(np.float32)
         return averaged
 
