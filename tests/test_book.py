@@ -117,6 +117,7 @@ def test_no_traceback_and_no_path_of_the_machine(site, pages):
         text = page.read_text(encoding="utf-8")
         assert "Traceback (most recent call last)" not in text, page.name
         assert "IPython.core.display" not in text, f"{page.name} shows an object instead of what it says"
+        assert "UserWarning" not in text, f"{page.name} shows a warning to its readers"
         assert str(ROOT) not in text, page.name
 
 

@@ -185,7 +185,7 @@ def _tissue(subject: Subject, estimate: Estimate) -> Verdicts:
     if subject.tissue is None:
         yield (
             "cannot",
-            "Gray and white matter apart: there are no tissue maps (`--tissue estimate` takes those of an atlas).",
+            "Gray and white matter apart: there are no tissue maps (--tissue estimate takes those of an atlas).",
         )
     elif not (subject.provenance.get("tissue") or {}).get("OfSubject", True):
         yield "cannot", "Cortical detail by tissue: the tissue maps are those of an atlas, and follow no one's folds."

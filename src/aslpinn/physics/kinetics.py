@@ -3,7 +3,8 @@
 All shapes broadcast; time in s, cbf in ml/100g/min, signals as fractions of M0b. With f = cbf / 6000,
 R = 1/T1' = 1/T1t + f/lambda, t = tau + PLD, M0b = M0t / lambda (Buxton et al. 1998, eq. 3)::
 
-    S(t) = K (L(t - att - tau) - L(t - att))        L(x) = exp(-R x+)        x+ = max(x, 0)
+    S(t) = K (L(t - att - tau) - L(t - att))
+    L(x) = exp(-R x+), x+ = max(x, 0)
     K    = 2 alpha f / R exp(-att/T1b)
 
 L is what is left in the tissue of label that came in x s ago: a bolus is label that begins to arrive at att, less
