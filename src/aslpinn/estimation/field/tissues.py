@@ -13,16 +13,13 @@ the field's variances is enough (`whole_by_tissues`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .iteration import Brain, FieldFit, FieldRun
 from .prior import CBF_UNIT, Prior
 from .solver import Posterior, condition, learned, sample_fields
-
-if TYPE_CHECKING:
-    from .fit import Brain, FieldFit, FieldRun
 
 Floats = NDArray[np.float64]
 
