@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -263,6 +264,27 @@ def test_check_prints_a_table_or_json_and_writes_nothing(
     assert [entry["post_labeling_delay"] for entry in found["delays"]] == [0.4, 0.8, 1.2, 1.6, 2.0]
     assert len(found["slices"]) == 6
     assert sorted(tmp_path.rglob("*")) == before
+
+
+#: Options of 0.1.0. One that goes is taken out here, and named in CHANGELOG.md.
+OPTIONS = {
+    "fit": "arterial calibration constant debug device dispersion engine epochs estimator force mask members "
+    "motion out outliers preset seed smooth-m0 tissue vb-start",
+    "check": "calibration constant debug force json mask motion outliers smooth-m0 tissue",
+    "decode": "debug force mask motion out",
+    "simulate": "debug encoded lesion protocol seed subjects tsnr",
+    "benchmark": "debug estimator out phantom quick seeds tsnr",
+    "fetch": "base-url debug to",
+    "study": "bids collect debug estimator fast force init jobs list no-book only out "
+    "participant plan preset seed session virtual volunteers",
+}
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_options_of_the_version_before_are_still_there(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    shown = set(re.findall(r"--[a-z0-9-]+", capsys.readouterr().out))
+    assert set(OPTIONS[command].split()) <= {option.removeprefix("--") for option in shown}
 
 
 def test_help_and_version_load_nothing_heavy() -> None:
