@@ -25,7 +25,7 @@ DATA ?= build/data
 FROM ?=
 REAL ?=
 # Expanded when the book is made, with the package installed.
-PUBLIC = $(shell $(BIN)/python -c "from aslpinn.data.fetch import NAMES; print(*NAMES)")
+PUBLIC = $(shell $(BIN)/python -c "from aslpinn.data.public.fetch import NAMES; print(*NAMES)")
 WORKERS ?= 2
 # Chapters and subjects find the environment's own Jupyter kernel, whatever the user has installed elsewhere.
 export JUPYTER_PREFER_ENV_PATH := 1

@@ -2,9 +2,9 @@
 
     python benchmarks/unkind.py [--data NAME=ASL_FILE ...] [--only NAME ...] [--out FILE]
 
-Each phantom of `aslpinn.data.unkind`, and each BIDS series given, is split into its odd and its even repeats. Every
-estimator is given one half and predicts the mean of the other; "half" is the given half itself. A row holds the RMSE
-over the mask in units of M0b, and for phantoms the correlation with the truth and the share of voxels whose 95 %
+Each phantom of `aslpinn.data.phantom.unkind`, and each BIDS series given, is split into its odd and its even repeats.
+Every estimator is given one half and predicts the mean of the other; "half" is the given half itself. A row holds the
+RMSE over the mask in units of M0b, and for phantoms the correlation with the truth and the share of voxels whose 95 %
 interval holds it in gray and white matter. A row is written as its fit ends; a run that was stopped goes on where it
 was.
 """
@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aslpinn import Estimate, fit, load_subject
-from aslpinn.data.phantom import Phantom
-from aslpinn.data.unkind import UNKIND, unkind
+from aslpinn.data.phantom.simulate import Phantom
+from aslpinn.data.phantom.unkind import UNKIND, unkind
 
 ESTIMATORS = ("field", "nlls", "smoothed")
 COLUMNS = (

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aslpinn import Acquisition, Constants, fit, simulate
-from aslpinn.data.protocols import PROTOCOLS
+from aslpinn.data.phantom.protocols import PROTOCOLS
 from aslpinn.maps import metrics
 from aslpinn.physics import cramer_rao, delta_m, fisher_information, hadamard, sensitivities, single_delay_cbf
 

@@ -11,7 +11,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import gaussian_filter
 
 from aslpinn import Acquisition, fit, simulate
-from aslpinn.data.anatomy import build_anatomy
+from aslpinn.data.phantom.anatomy import build_anatomy
 from aslpinn.errors import InputError
 from aslpinn.fields import MultiresHashEncoding, Siren
 from aslpinn.maps import metrics

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from aslpinn.cli import main
-from aslpinn.data import fetch as module
-from aslpinn.data.fetch import fetch, registry
+from aslpinn.data.public import fetch as module
+from aslpinn.data.public.fetch import fetch, registry
 from aslpinn.errors import InputError
 from aslpinn_book.study.notebooks import chapter_tasks, subject_tasks
 

@@ -9,10 +9,10 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from small import encode_series
 
-from aslpinn.data import motion
 from aslpinn.data.encoded import TimeEncoding, decode_series
-from aslpinn.data.motion_need import look
-from aslpinn.data.rigid import Grid, Registration, register_by_information
+from aslpinn.data.motion import correct as motion
+from aslpinn.data.motion.need import look
+from aslpinn.data.motion.rigid import Grid, Registration, register_by_information
 from aslpinn.errors import InputError
 from aslpinn.physics import hadamard
 
@@ -237,7 +237,7 @@ def test_perfusion_survives_three_millimeters_and_degrees(shared, order: int) ->
 
 
 def test_a_registration_that_fails_says_what_and_why():
-    from aslpinn.data.rigid import run_registration
+    from aslpinn.data.motion.rigid import run_registration
     from aslpinn.errors import InputError
 
     sitk = pytest.importorskip("SimpleITK")

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aslpinn import InputError
-from aslpinn.data.anatomy import TERRITORIES, build_anatomy, get_volunteer, smooth_field
-from aslpinn.data.phantom import LESION_ATT, LESION_CBF, TUMOR_CBF, simulate
-from aslpinn.data.phantom_bids import SCANNER_UNITS, write_phantom
-from aslpinn.data.protocols import PROTOCOLS, get_protocol, time_encoded
+from aslpinn.data.phantom.anatomy import TERRITORIES, build_anatomy, get_volunteer, smooth_field
+from aslpinn.data.phantom.bids import SCANNER_UNITS, write_phantom
+from aslpinn.data.phantom.protocols import PROTOCOLS, get_protocol, time_encoded
+from aslpinn.data.phantom.simulate import LESION_ATT, LESION_CBF, TUMOR_CBF, simulate
 from aslpinn.physics import arterial, delta_m, hadamard
 
 COARSE = (6.0, 6.0, 14.0)

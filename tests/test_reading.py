@@ -11,7 +11,7 @@ import pytest
 from aslpinn import Estimate, fit, load_subject, simulate
 from aslpinn.cli import main
 from aslpinn.data import write_phantom
-from aslpinn.data.motion import Motion
+from aslpinn.data.motion.correct import Motion
 from aslpinn.maps import caveats as reading
 from aslpinn.maps import quality as qc
 

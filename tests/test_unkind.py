@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aslpinn import InputError, fit, simulate
-from aslpinn.data.unkind import ARTERIES, NOISE_RATIO, UNKIND, VOLUME_SD, unkind
+from aslpinn.data.phantom.unkind import ARTERIES, NOISE_RATIO, UNKIND, VOLUME_SD, unkind
 from aslpinn.estimation.field.likelihood import repeat_noise, volume_variance
 from aslpinn.estimation.problem import prepare
 

@@ -61,7 +61,7 @@ def test_the_signal_is_the_cores(physics, rng):
 
 
 def test_sub_boli_are_timed_as_in_the_core(physics):
-    from aslpinn.data.protocols import PROTOCOLS
+    from aslpinn.data.phantom.protocols import PROTOCOLS
 
     adjusted = PROTOCOLS["te11-t1adjusted"]
     durations = physics(f"p.adjustedDurations(11, {sum(adjusted.labeling_duration)})")

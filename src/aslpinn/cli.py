@@ -259,7 +259,7 @@ def _decode(arguments: argparse.Namespace) -> int:
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
-    from .data.fetch import NAMES, fetch
+    from .data.public.fetch import NAMES, fetch
 
     for name in [arguments.name] if arguments.name else NAMES:
         with ProgressReport() as progress:

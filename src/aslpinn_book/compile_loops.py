@@ -27,7 +27,7 @@ def _networks() -> None:
 
 
 def _voxels() -> None:
-    from aslpinn.data.rigid import coefficients, sample
+    from aslpinn.data.motion.rigid import coefficients, sample
     from aslpinn.estimation import fit
 
     series, mask, timing = synthetic(500, 6)

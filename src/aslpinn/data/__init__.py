@@ -2,14 +2,12 @@
 
 A series: `series` reads it with what stands beside it, by way of `nifti`, `sidecar`, `volumes` and `readout` (what its
 volumes are and when they were read), `encoded` (Hadamard) and `blood`. It is prepared by `calibration` (M0),
-`brain_mask`, `motion_need` and `motion`, `outliers` and `tissue`, and doubted by `plausibility` and `kinetics_check`;
-`check` says all of that without a fit, `decode` writes it decoded. Motion and atlases stand on `rigid`, `motion_image`,
-`interpolation` and `icbm_tissue`.
+`brain_mask`, `motion`, `outliers` and `tissue`, and doubted by `plausibility` and `kinetics_check`; `check` says all of
+that without a fit, `decode` writes it decoded. Motion and atlases stand on `interpolation` and `icbm_tissue`.
 
 Out: `derivatives` writes maps; `atlases` reads the regions that tables are made of.
 
-Made: `phantom`, of an `anatomy` and one of the `protocols`, written by `phantom_bids`, made `unkind`. `fetch` and
-`fetch_build` bring public data.
+Without a scanner: `phantom` makes brains whose CBF and ATT are known, `public` fetches real ones.
 """
 
 from __future__ import annotations
@@ -18,13 +16,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
-    "Phantom": "phantom",
+    "Phantom": "phantom.simulate",
     "Subject": "series",
     "describe": "check",
     "load_subject": "series",
-    "simulate": "phantom",
+    "simulate": "phantom.simulate",
     "write_estimate": "derivatives",
-    "write_phantom": "phantom_bids",
+    "write_phantom": "phantom.bids",
 }
 
 __all__ = ["Phantom", "Subject", "describe", "load_subject", "simulate", "write_estimate", "write_phantom"]
@@ -32,8 +30,8 @@ __all__ = ["Phantom", "Subject", "describe", "load_subject", "simulate", "write_
 if TYPE_CHECKING:
     from .check import describe
     from .derivatives import write_estimate
-    from .phantom import Phantom, simulate
-    from .phantom_bids import write_phantom
+    from .phantom.bids import write_phantom
+    from .phantom.simulate import Phantom, simulate
     from .series import Subject, load_subject
 
 

@@ -21,7 +21,7 @@ from .. import __version__
 from ..errors import InputError
 from ..files import alone, commit, staging
 from ..physics.constants import Constants
-from .motion import COLUMNS, Motion, table
+from .motion.correct import COLUMNS, Motion, table
 from .series import Subject
 from .sidecar import dataset_root, read_json, shorten
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from ..errors import InputError
-from .rigid import run_registration
+from .motion.rigid import run_registration
 
 Float = NDArray[np.float64]
 

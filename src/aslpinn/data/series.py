@@ -19,8 +19,8 @@ from .blood import Blood, find_blood
 from .brain_mask import brain_mask
 from .calibration import M0, Calibration, M0Source, calibrate, find_source, read_m0, reference_region, smooth_m0
 from .kinetics_check import check_kinetics, check_sign, exchanged, mean_perfusion
-from .motion import Motion
-from .motion_need import correct_motion
+from .motion.correct import Motion
+from .motion.need import correct_motion
 from .nifti import Image, read_header, read_image, require_same_grid
 from .outliers import shrink_outliers
 from .plausibility import check_scale, check_values
@@ -237,7 +237,7 @@ def load_subject(
     constants : dict, optional
         Constants by name that replace the defaults and the sidecar's.
     motion : str
-        "auto": rigid motion of raw volumes is corrected where there is need (`motion_need`); "on"; "off".
+        "auto": rigid motion of raw volumes is corrected where there is need (`motion.need`); "on"; "off".
     outliers : bool
         Weigh down outlying volumes and slices: they are shrunk towards the mean of their delay's other repeats.
     calibration : str

@@ -198,8 +198,8 @@ def run(
     estimators
         Names of METHODS; by default all that are `available`.
     tsnrs, seeds, phantoms
-        By default both TSNRS, three noise seeds and all of PHANTOMS; those of `aslpinn.data.unkind`, which have a
-        protocol with repeats of their own, where they are named.
+        By default both TSNRS, three noise seeds and all of PHANTOMS; those of `aslpinn.data.phantom.unkind`, which have
+        a protocol with repeats of their own, where they are named.
     quick : bool
         For tests: coarse voxels, three quick estimators, one tSNR, one seed, two phantoms, unless they are named.
     options : mapping
@@ -217,7 +217,7 @@ def run(
         For an unknown method or phantom, or what `simulate` and `fit` refuse.
     """
     from aslpinn.data import simulate
-    from aslpinn.data.unkind import UNKIND, unkind
+    from aslpinn.data.phantom.unkind import UNKIND, unkind
 
     chosen = list(estimators or (QUICK_METHODS if quick else available()))
     levels = list(tsnrs or (TSNRS[:1] if quick else TSNRS))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import InputError
-from ..physics import Acquisition, Constants
+from ...errors import InputError
+from ...physics import Acquisition, Constants
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from ..files import staging
-from .derivatives import require_outside_raw
-from .fetch_build import DATASETS, build_oxford, build_tepcasl
+from ...errors import InputError
+from ...files import staging
+from ..derivatives import require_outside_raw
+from .build import DATASETS, build_oxford, build_tepcasl
 
 UPSTREAM = "https://raw.githubusercontent.com"
 Progress = Callable[[int, int, str], None]
@@ -66,7 +66,7 @@ NAMES = ("oxford-mpld", "asltk-tepcasl")
 
 def registry(name: str) -> dict[str, str]:
     """Upstream paths of a data set and their sha256, in the order of the registry file."""
-    text = (importlib.resources.files("aslpinn.data") / "registry" / f"{name}.txt").read_text(encoding="utf-8")
+    text = (importlib.resources.files("aslpinn.data.public") / "registry" / f"{name}.txt").read_text(encoding="utf-8")
     return dict(line.split() for line in text.splitlines() if line.strip())  # type: ignore[misc]
 
 

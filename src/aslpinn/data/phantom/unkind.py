@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..errors import InputError
-from ..physics import Acquisition, Constants, arterial, delta_m
-from .phantom import Phantom, simulate
+from ...errors import InputError
+from ...physics import Acquisition, Constants, arterial, delta_m
+from .simulate import Phantom, simulate
 
 Float = NDArray[np.float32]
 

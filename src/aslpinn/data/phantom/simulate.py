@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..errors import InputError
-from ..physics import Acquisition, Constants, arterial, delta_m
+from ...errors import InputError
+from ...physics import Acquisition, Constants, arterial, delta_m
 from .anatomy import TERRITORIES, Anatomy, Volunteer, build_anatomy, get_volunteer, smooth_field
 from .protocols import Protocol, get_protocol
 

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..errors import InputError
-from .interpolation import sample
+from ...errors import InputError
+from ..interpolation import sample
 
 Float = NDArray[np.float32]
 

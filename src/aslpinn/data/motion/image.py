@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from ..errors import InputError
-from ..threads import together
+from ...errors import InputError
+from ...threads import together
 from .rigid import Grid, Rigid, coefficients, gradients, jacobian, sample, small, solve
 
 Float = NDArray[np.float64]

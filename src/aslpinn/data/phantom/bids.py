@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import __version__
-from ..errors import InputError
-from ..files import alone, staging
-from ..physics import hadamard
-from .phantom import Phantom
-from .sidecar import read_json, shorten
+from ... import __version__
+from ...errors import InputError
+from ...files import alone, staging
+from ...physics import hadamard
+from ..sidecar import read_json, shorten
+from .simulate import Phantom
 
 #: M0 of cerebrospinal fluid in the units of the simulated scanner.
 SCANNER_UNITS = 1000.0

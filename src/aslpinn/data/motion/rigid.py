@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..errors import InputError
-from .interpolation import cubic, linear
+from ...errors import InputError
+from ..interpolation import cubic, linear
 
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -11,7 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from ..errors import InputError
+from ...errors import InputError
 
 DATASETS: dict[str, tuple[dict[str, Any], str]] = {
     "oxford-mpld": (

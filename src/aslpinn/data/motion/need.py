@@ -23,15 +23,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import InputError
-from ..threads import together
-from .calibration import M0
-from .motion import HEAD_RADIUS, Motion, correct, vector
-from .motion import M0 as M0SCAN
-from .motion_image import find_head, require_series, thinned
-from .nifti import Image
+from ...errors import InputError
+from ...threads import together
+from ..calibration import M0
+from ..nifti import Image
+from ..volumes import Layout
+from .correct import HEAD_RADIUS, Motion, correct, vector
+from .correct import M0 as M0SCAN
+from .image import find_head, require_series, thinned
 from .rigid import Grid, Registration
-from .volumes import Layout
 
 Float = NDArray[np.float64]
 Volume = NDArray[np.float32]

@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..threads import together
-from .motion_image import (
+from ...threads import together
+from .image import (
     EDGE,
     POINTS,
     StaticImage,
