@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import aslpinn
 from aslpinn.cli import main
 from aslpinn.data.public import fetch as module
 from aslpinn.data.public.fetch import fetch, registry
@@ -175,7 +176,7 @@ def make(*arguments: str) -> str:
 
 @pytest.mark.slow
 def test_the_book_with_real_brains_fetches_them_first(server, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(module.__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(aslpinn.__file__).parents[1]))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     data = tmp_path / "data"
     arguments = ["REAL=1", f"DATA={data}", f"FROM={server.url}"]
