@@ -157,6 +157,7 @@ def _fit(arguments: argparse.Namespace) -> int:
     from .data.series import load_subject
     from .estimation import fit, prepare
     from .estimation.estimators import DEFAULT, default_preset, estimator_for, former_default, options_for, uses
+    from .maps.choices import check_choice, check_constants
 
     given = {name: value for name in OF_ESTIMATORS if (value := getattr(arguments, name)) is not None}
     preset = arguments.preset
@@ -164,6 +165,7 @@ def _fit(arguments: argparse.Namespace) -> int:
     if told := former_default(arguments.estimator, preset, given):
         say(f"note: {told}")
     constants = _constants(arguments.constant) | _dispersion(arguments.dispersion)
+    check_constants(constants, arguments.pvc)
     require_outside_raw(arguments.out, arguments.asl)
     with ProgressReport() as progress:
         subject = load_subject(arguments.asl, arguments.mask, constants, **_preparation(arguments), progress=progress)
@@ -172,8 +174,6 @@ def _fit(arguments: argparse.Namespace) -> int:
     distinct, _ = subject.acquisition.distinct
     estimator = estimator_for(len(distinct), arguments.estimator)
     if arguments.pvc != "off":
-        from .maps.choices import check_choice
-
         check_choice(arguments.pvc, subject.tissue, estimator)  # refused now, not after the fit
     atlases = []
     if arguments.atlas:

@@ -68,8 +68,8 @@ def _add_input(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="replace a constant: t1_blood, t1_tissue (s), partition_coefficient (ml/g), labeling_efficiency, "
-        "suppression_pulses; can be repeated",
+        help="replace a constant: t1_blood, t1_tissue, t1_white (s; the last with --pvc field), partition_coefficient "
+        "(ml/g), labeling_efficiency, suppression_pulses; can be repeated",
     )
 
     command.add_argument(
@@ -181,8 +181,8 @@ def _add_partial_volume(command: argparse.ArgumentParser) -> None:
         "--pvc",
         default="off",
         metavar="METHOD",
-        help="CBF of gray and of white matter apart by tissue maps: field, as two fields of estimator field, or "
-        "linear, by regression (default: off)",
+        help="CBF of gray and of white matter apart by tissue maps: field, as two fields of estimator field "
+        "with T1 of either, or linear, by regression (default: off)",
     )
 
 

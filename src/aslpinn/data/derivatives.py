@@ -307,10 +307,14 @@ def _common(subject: Subject, estimate: Estimate, out: Path) -> dict[str, Any]:
 
 
 def constants_table(constants: Constants, t1_blood: Any = None) -> dict[str, Any]:
-    """Every constant of the model, with its unit, and where T1 of blood came from (as `blood.find_blood` says)."""
+    """Every constant of the model of a voxel, with its unit, and where T1 of blood came from.
+
+    The latter as `blood.find_blood` says. T1 of white matter by itself is told by the maps that have it.
+    """
     units = {"t1_blood": "s", "t1_tissue": "s", "partition_coefficient": "ml/g"}
     units |= {"dispersion_sharpness": "1/s", "dispersion_time_to_peak": "s"}
     table = {name: {"Value": value, "Units": units.get(name, "1")} for name, value in asdict(constants).items()}
+    del table["t1_white"]
     if t1_blood:
         table["t1_blood"] |= t1_blood
     return table | {"effective_labeling_efficiency": {"Value": constants.efficiency, "Units": "1"}}

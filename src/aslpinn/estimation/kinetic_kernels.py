@@ -48,14 +48,15 @@ def artery(arrival, pld, tau, of):
 
 @njit(cache=True, nogil=True, fastmath=True)
 def sigma_point_sums(
-    first, last, y, cbf, att, att_sd, variance, row, pld, tau, count, of, nodes, weights, fitted, sums
+    first, last, y, cbf, att, att_sd, variance, relaxation, row, pld, tau, count, of, nodes, weights, fitted, sums
 ):
     """Normal equations of Buxton's model linearized around (cbf, att) by sigma points in ATT.
 
     Statistical linearization: mean and slope of the signal for ATT ~ N(att, att_sd^2), by Gauss-Hermite nodes, instead
     of value and derivative at one point: an ATT that may lie beyond the next sample time sees that sample. T1' is that
-    of cbf. Writes the expected signal into fitted (N, D), and into sums (N, 5), weighted by count (D,): G_c'G_c,
-    G_c'G_a, G_a'G_a, G_c'r, G_a'r with r = y - fitted and G the slopes per ml/100g/min and per s.
+    of cbf, and of the 1 / T1t of every voxel in relaxation (N,). Writes the expected signal into fitted (N, D), and
+    into sums (N, 5), weighted by count (D,): G_c'G_c, G_c'G_a, G_a'G_a, G_c'r, G_a'r with r = y - fitted and G the
+    slopes per ml/100g/min and per s.
 
     The expected misfit is that of the expected signal plus the signal's variance where CBF and ATT are known to
     `variance` (N, 2) only. Half its slopes are taken from the last two sums: without them CBF and ATT follow the noise
@@ -63,7 +64,7 @@ def sigma_point_sums(
     """
     here, level = np.empty(nodes.size), np.empty(nodes.size)
     for i in range(first, last):
-        rate = of.tissue_rate + cbf[i] * of.rate_per_cbf
+        rate = relaxation[i] + cbf[i] * of.rate_per_cbf
         for j in range(nodes.size):
             here[j] = max(att[i] + att_sd * nodes[j], 0.01)
             level[j] = weights[j] * inflow(here[j], of) / rate

@@ -10,6 +10,12 @@ from ..errors import InputError
 PVC = ("off", "linear", "field")
 
 
+def check_constants(given: Mapping[str, float], choice: str, where: str = "--pvc") -> None:
+    """InputError where a constant is given that only the correction `field` uses, and it is not asked for."""
+    if "t1_white" in given and choice != "field":
+        raise InputError(f"constant t1_white is given and {where} is {choice}; expected {where} field, which uses it")
+
+
 def check_choice(choice: str, tissue: Mapping[str, Any] | None, estimator: str, where: str = "--pvc") -> None:
     """InputError where a correction is asked for that there is not, or what it needs is missing."""
     if choice not in PVC:

@@ -104,6 +104,10 @@ def corrected(
         about: dict[str, Any] = {
             "Method": "two fields of one model, CBF = share of gray matter times its CBF plus the same of white matter",
             "Zero": f"outside the mask, and where the tissue's share is below {LEAST_SHARE:g}",
+            "T1OfTissue": {
+                "GM": {"Value": subject.acquisition.constants.t1_tissue, "Units": "s"},
+                "WM": {"Value": subject.acquisition.constants.t1_white, "Units": "s"},
+            },
         }
     else:
         window = Window(subject.tissue["gm"], subject.tissue["wm"], subject.mask)

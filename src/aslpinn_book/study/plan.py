@@ -11,7 +11,7 @@ from typing import Any
 
 from aslpinn.errors import InputError
 from aslpinn.estimation.estimators import ESTIMATORS, PRESETS, check_names
-from aslpinn.maps.choices import PVC, check_choice
+from aslpinn.maps.choices import PVC, check_choice, check_constants
 from aslpinn.markdown import table
 
 BATCH = 1000  #: Most volunteers that one study simulates.
@@ -91,8 +91,8 @@ SCHEMA: dict[str, Setting] = {
     ),
     "constants": Setting(
         "numbers",
-        "constants that replace the defaults and the sidecars': t1_blood, t1_tissue (s), partition_coefficient (ml/g), "
-        "labeling_efficiency, suppression_pulses",
+        "constants that replace the defaults and the sidecars': t1_blood, t1_tissue, t1_white (s; the last with pvc "
+        "field), partition_coefficient (ml/g), labeling_efficiency, suppression_pulses",
         "{ t1_blood = 1.65 }",
     ),
     "atlases": Setting(
@@ -159,6 +159,7 @@ def check(plan: Study, where: str = "") -> None:
         if not file.is_file():
             raise InputError(f"{where}atlases has {file}, which is no file; expected a label image")
     check_choice(plan.pvc, {}, plan.main[0], f"{where}pvc")
+    check_constants(plan.constants, plan.pvc, f"{where}pvc")
     if plan.constants:
         _check_constants(plan.constants, where)
 

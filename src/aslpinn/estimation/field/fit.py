@@ -42,7 +42,7 @@ from .iteration import AGAIN, MEMBER_SEEDS, STEPS_WITH_REGION, UNITS, Brain, Fie
 from .likelihood import volume_variance
 from .prior import CBF_UNIT
 from .solver import condition
-from .tissues import LEARNING, MORE, fit_tissues, whole_by_tissues
+from .tissues import LEARNING, MORE, OWN, fit_tissues, whole_by_tissues
 
 Floats = NDArray[np.float64]
 
@@ -62,7 +62,7 @@ def fit_field(problem: Problem, request: Request, options: FieldOptions) -> Esti
     began = time.perf_counter()
     total = (1 if arterial == "off" else 2) * (iterations + members) + 1
     if request.tissue is not None:
-        total += LEARNING + MORE + members if request.apart else 1
+        total += LEARNING + MORE + OWN + members if request.apart else 1
     counter = iter(range(1, total + 1))
 
     def report(message: str) -> None:

@@ -295,16 +295,19 @@ class FieldRun:
         self.u_simulated = None
         self.att_sd = max(self.att_sd, REGION_ATT_SD)
 
-    def likelihood(self, spread: bool = False) -> Likelihood:
+    def likelihood(self, spread: bool = False, relaxation: Floats | None = None) -> Likelihood:
         """The model linearized around the present maps, with the noise and the weights of its residuals.
 
-        With spread the signal's variance within the posterior counts too (`linearize`).
+        With spread the signal's variance within the posterior counts too, and 1 / T1t (N,) of the voxels may be that of
+        their own tissues (`linearize`).
         """
         variance = None
         if spread and self.posterior is not None:
             own = self.posterior.likelihood.precision[[0, 2]] / UNITS_SQUARED[[0, 2]]
             variance = np.stack([own_variance(v, p) for v, p in zip(self.error_sd**2, own, strict=True)], axis=1)
-        self.fitted, sums = linearize(self.y, self.brain.timing, self.cbf, self.att, self.att_sd, variance)
+        self.fitted, sums = linearize(
+            self.y, self.brain.timing, self.cbf, self.att, self.att_sd, variance, relaxation
+        )
         squares = (self.brain.timing.counts * (self.y - self.fitted) ** 2).sum(axis=1) / self.relative
         effective = max(self.y.shape[1] - self.dof / len(self.y), 0.2)
         start = self.scale or float(np.median(squares)) / effective

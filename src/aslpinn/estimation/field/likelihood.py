@@ -78,15 +78,23 @@ class Likelihood:
 
 
 def linearize(
-    y: Doubles, timing: Timing, cbf: Doubles, att: Doubles, att_sd: float, variance: Doubles | None = None
+    y: Doubles,
+    timing: Timing,
+    cbf: Doubles,
+    att: Doubles,
+    att_sd: float,
+    variance: Doubles | None = None,
+    relaxation: Doubles | None = None,
 ) -> tuple[Doubles, Doubles]:
     """Expected signal (N, D) and weighted sums (N, 5) of `sigma_point_sums` for an ATT that is known to att_sd (s).
 
-    variance (N, 2) of CBF and ATT at the voxels; None: as if they were known.
+    variance (N, 2) of CBF and ATT at the voxels; None: as if they were known. relaxation (N,): 1 / T1t of the voxels;
+    None: that of the constants.
     """
     fitted, sums = np.empty_like(y), np.empty((len(y), 5))
     known = np.zeros((len(y), 2)) if variance is None else variance
-    over_voxels(sigma_point_sums, len(y), y, cbf, att, att_sd, known, *timing, NODES, NODE_WEIGHTS, fitted, sums)
+    rate = np.full(len(y), timing.physics.tissue_rate) if relaxation is None else relaxation
+    over_voxels(sigma_point_sums, len(y), y, cbf, att, att_sd, known, rate, *timing, NODES, NODE_WEIGHTS, fitted, sums)
     return fitted, sums
 
 
