@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/partial_volume.py [--seeds N] [--out FILE]
 
 Two phantoms are fitted by estimator field with several seeds of noise: "one T1" has the T1 of gray matter in all
-tissue, and its fit is told so; in "two T1" white matter has its own (`aslpinn.data.phantom.unkind`), and the field with tissues apart
-takes it for 0.83 s, its default ("field"), or for that of gray matter ("field, one T1"). A row holds, for voxels of a
-phantom in which a tissue's share lies in a bin, the bias in percent of the tissue's true CBF and, where there are SDs,
-how many of the 95 % intervals hold the truth. A run that was stopped goes on where it was.
+tissue, and its fit is told so; in "two T1" white matter has its own (`aslpinn.data.phantom.unkind`), and the field with
+tissues apart takes it for 0.83 s, its default ("field"), or for that of gray matter ("field, one T1"). A row holds, for
+voxels of a phantom in which a tissue's share lies in a bin, the bias in percent of the tissue's true CBF and how many
+of the 95 % intervals hold the truth. A run that was stopped goes on where it was.
 """
 
 from __future__ import annotations

@@ -305,9 +305,7 @@ class FieldRun:
         if spread and self.posterior is not None:
             own = self.posterior.likelihood.precision[[0, 2]] / UNITS_SQUARED[[0, 2]]
             variance = np.stack([own_variance(v, p) for v, p in zip(self.error_sd**2, own, strict=True)], axis=1)
-        self.fitted, sums = linearize(
-            self.y, self.brain.timing, self.cbf, self.att, self.att_sd, variance, relaxation
-        )
+        self.fitted, sums = linearize(self.y, self.brain.timing, self.cbf, self.att, self.att_sd, variance, relaxation)
         squares = (self.brain.timing.counts * (self.y - self.fitted) ** 2).sum(axis=1) / self.relative
         effective = max(self.y.shape[1] - self.dof / len(self.y), 0.2)
         start = self.scale or float(np.median(squares)) / effective
