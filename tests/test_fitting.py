@@ -11,10 +11,12 @@ import pytest
 import aslpinn
 from aslpinn import Acquisition, FitError, InputError
 from aslpinn.estimation import ESTIMATORS, FieldOptions, NllsOptions, PinnOptions, options_for
+from aslpinn.estimation.contrast import local_contrast
+from aslpinn.estimation.networks import fit as networks_fit
 from aslpinn.estimation.networks.config import PRESETS
 from aslpinn.estimation.networks.rehearsal import Rehearsal
 from aslpinn.estimation.networks.train import learning_rate, minibatches, unit_positions
-from aslpinn.estimation.problem import prepare
+from aslpinn.estimation.problem import Request, prepare
 from aslpinn.physics import delta_m
 
 fit = partial(aslpinn.fit, voxel_size=(1.0, 1.0, 1.0))
@@ -298,19 +300,81 @@ def test_reference_phantom_at_tsnr_1_5(shared):
     assert abs(estimate.cbf[wm & mask].mean() / cbf[wm & mask].mean() - 1) < 0.08
 
 
-def test_a_rehearsal_is_scaled_to_the_errors_that_the_data_show():
-    """Maps with errors that no one knows; a rehearsal whose errors are 0.7 times as large is taken for what it is."""
+def rehearsal_of(mask, truth, wrong, noise=5e-4):
+    """A rehearsal of maps (2, N) that are off by `wrong`."""
     rng = np.random.default_rng(4)
+    signal = delta_m(truth[0][:, None], truth[1][:, None], TIMING.post_labeling_delay, TIMING.labeling_duration)
+    signal = signal + noise * rng.standard_normal(signal.shape)
+    problem = prepare(signal.reshape(*mask.shape, -1).astype(np.float32), mask, TIMING)
+    return Rehearsal(problem, (3.0, 3.0, 7.0), (truth + wrong).astype(np.float32), noise, 0)
+
+
+@pytest.fixture(scope="module")
+def waves():
+    """A mask, and maps (2, N) that vary in it."""
     mask = np.ones((24, 24, 10), bool)
     x = (np.argwhere(mask) / 24).astype(np.float32).T
     truth = np.stack([50 + 20 * np.sin(9 * x[0]) * np.cos(7 * x[1]), 1.2 + 0.2 * np.sin(5 * x[2] + 4 * x[0])])
-    signal = delta_m(truth[0][:, None], truth[1][:, None], TIMING.post_labeling_delay, TIMING.labeling_duration)
-    signal = signal + 5e-4 * rng.standard_normal(signal.shape)
-    problem = prepare(signal.reshape(*mask.shape, -1).astype(np.float32), mask, TIMING)
+    return mask, x, truth
+
+
+def test_a_rehearsal_is_scaled_to_the_errors_that_the_data_show(waves):
+    """Maps with errors that no one knows; a rehearsal whose errors are 0.7 times as large is taken for what it is."""
+    mask, x, truth = waves
     wrong = np.stack([6 * np.sin(20 * x[1] + 15 * x[0]), 0.05 * np.cos(22 * x[0])])
-    rehearsal = Rehearsal(problem, (3.0, 3.0, 7.0), (truth + wrong).astype(np.float32), 5e-4, 0)
+    rehearsal = rehearsal_of(mask, truth, wrong)
     assert rehearsal.noise_sd == pytest.approx(5e-4, rel=0.02)
     rehearsal.signal(rehearsal.maps)
-    factor, variance = rehearsal.variance(rehearsal.maps, (0.7 * wrong).astype(np.float32))
+    again = (rehearsal.maps + 0.7 * wrong).astype(np.float32)
+    factor, variance = rehearsal.variance(rehearsal.maps, again, rehearsal.maps)
     assert factor == pytest.approx(1 / 0.7**2, rel=0.15)
     np.testing.assert_allclose(variance.mean(axis=1), np.square(wrong).mean(axis=1), rtol=0.2)
+
+
+def test_sds_of_a_rehearsal_are_those_of_voxels_with_as_much_cbf_around(waves, rng):
+    """Where errors are twice as large in high CBF, and twice as large at one end of the volume, SDs are, too."""
+    mask, x, truth = waves
+    size = np.stack([2 + 2 * (truth[0] > 50), 0.02 + 0.02 * (x[2] > x[2].mean())])
+    rehearsal = rehearsal_of(mask, truth, 0 * truth)
+    rehearsal.signal(rehearsal.maps)
+    again = (truth + size * rng.standard_normal(truth.shape)).astype(np.float32)
+    _, variance = rehearsal.variance(rehearsal.maps, again, rehearsal.maps)
+    for sd, true, apart in zip(
+        variance**0.5, size, (np.abs(truth[0] - 50) > 10, np.ones(len(x[0]), bool)), strict=True
+    ):
+        low, high = (np.median(sd[apart & (true == level)]) for level in np.unique(true))
+        assert 1.4 < high / low < 2.1
+
+
+def test_a_rehearsal_starts_from_maps_as_varied_as_the_truth(waves):
+    """A fit flattens fine detail to 0.6 of it: what it is given next has the variance of map and errors together."""
+    mask, _, truth = waves
+    rehearsal = rehearsal_of(mask, truth, 0 * truth)
+    rehearsal.signal(rehearsal.maps)
+    maps, local = rehearsal.maps, local_contrast(rehearsal.maps.T, mask, (3.0, 3.0, 7.0)).T
+    again = (maps - 0.4 * local).astype(np.float32)
+    _, variance = rehearsal.variance(maps, again, maps)
+    varied = local_contrast(rehearsal.as_varied(again).T, mask, (3.0, 3.0, 7.0)).T
+    assert variance.min() > 0
+    np.testing.assert_allclose(varied.var(axis=1), local.var(axis=1) + variance.mean(axis=1), rtol=0.1)
+    for one, other in zip(varied, local, strict=True):
+        assert np.corrcoef(one, other)[0, 1] > 0.99
+
+
+def test_of_strengths_that_predict_alike_the_weakest_is_taken(monkeypatch, phantom, rng):
+    """Trainings whose maps are off by an amount that depends on the strength alone."""
+    series, mask, cbf, att = phantom
+    problem = prepare(series + 1e-4 * rng.standard_normal(series.shape).astype(np.float32), mask, TIMING)
+    true = [values[mask].astype(np.float32) for values in (cbf, att)]
+    off = {1.0: 9.0, 3.0: 3.0, 10.0: 0.3, 30.0: 0.2, 100.0: 5.0, 300.0: 9.0}
+
+    class Trainings:
+        def __init__(self, samples, config, seeds):
+            self.maps = lambda: (true[0][None] + off[config.level_decay], true[1][None])
+
+    monkeypatch.setattr(networks_fit, "engine_of", Trainings)
+    monkeypatch.setattr(networks_fit, "train", lambda *_: [None])
+    request = Request((3.0, 3.0, 3.0))
+    strength, errors = networks_fit.choose_decay(problem, request, networks_fit.Members(request, PinnOptions()))
+    assert strength == 10.0
+    assert errors[30.0] < errors[10.0] < errors[100.0]

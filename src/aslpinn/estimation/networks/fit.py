@@ -24,6 +24,7 @@ MEMBER_SEEDS = 1009  # seeds of the members: seed * MEMBER_SEEDS + k, so that ru
 #: Strengths of the levels' weight decay that samples held out choose among, and the short trainings that they do it by.
 DECAYS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 TRIAL_EPOCHS, TRIAL_HELD_OUT = 12, 0.1
+ALIKE = 2.0
 
 
 def fit_pinn(problem: Problem, request: Request, config: PinnOptions) -> Estimate:
@@ -38,8 +39,8 @@ def fit_pinn(problem: Problem, request: Request, config: PinnOptions) -> Estimat
     members = Members(request, config)
     trials: dict[float, float] = {}
     if config.level_decay is None:
-        trials = choose_decay(problem, request, members)
-        members.config = config = config.changed(level_decay=min(trials, key=trials.__getitem__))
+        strength, trials = choose_decay(problem, request, members)
+        members.config = config = config.changed(level_decay=strength)
     samples = Samples.of(problem, request.voxel_size, config, request.guide)
     trained = members.train(samples, [config.seed * MEMBER_SEEDS + k for k in range(config.members)])
     maps = np.mean([[one.cbf for one in trained], [one.att for one in trained]], axis=1)
@@ -72,37 +73,52 @@ def fit_pinn(problem: Problem, request: Request, config: PinnOptions) -> Estimat
     return estimate
 
 
-def choose_decay(problem: Problem, request: Request, members: Members) -> dict[float, float]:
-    """Strength of the levels' weight decay -> RMSE of samples held out, for as many strengths as it takes.
+def choose_decay(problem: Problem, request: Request, members: Members) -> tuple[float, dict[float, float]]:
+    """Strength of the levels' weight decay; and the RMSE of samples held out for as many strengths as it takes.
 
     One network is trained for a few epochs with each. From the two in the middle on, the next one is tried on the side
     where the error falls. No truth is needed: what follows noise predicts samples that it has not seen worse, and so
-    does what is too smooth.
+    does what is too smooth. The weakest is taken of those that predict as well as the best, to ALIKE standard errors
+    of the difference: what a decay leaves of the noise a rehearsal shows, but not all that it takes of the truth.
     """
     config = members.config
     trial = config.changed(
         epochs=min(config.epochs, TRIAL_EPOCHS), held_out=max(config.held_out, TRIAL_HELD_OUT), members=1
     )
     samples = Samples.of(problem, request.voxel_size, trial, request.guide)
-    errors: dict[float, float] = {}
+    assert samples.held_out is not None
+    kept = samples.held_out[:, : len(problem.tau)]
+    squares: dict[float, Floats] = {}
 
     def error(number: int) -> float:
         strength = DECAYS[number]
-        if strength not in errors:
+        if strength not in squares:
             own = trial.changed(level_decay=strength)
-            request.report(len(errors), len(errors) + members.trainings * 2, f"trial of level_decay {strength:g}")
+            request.report(len(squares), len(squares) + members.trainings * 2, f"trial of level_decay {strength:g}")
             engine = engine_of(samples, own, [config.seed * MEMBER_SEEDS])
             (one,) = train(engine, samples, own)
-            seen = one.history.losses["held-out"]  # of the epoch whose maps the fit would keep
-            errors[strength] = min(seen) if config.held_out else seen[-1]
-        return errors[strength]
+            last = [maps[0] for maps in engine.maps()]
+            cbf, att = (one.cbf, one.att) if config.held_out else last  # of the epoch whose maps the fit would keep
+            squares[strength] = np.square(samples.scale * (problem.signal - problem.model(cbf, att))[kept])
+        return rms(squares[strength])
 
     number = len(DECAYS) // 2
     step = 1 if error(number) < error(number - 1) else -1
     number = number if step > 0 else number - 1
     while 0 <= number + step < len(DECAYS) and error(number + step) < error(number):
         number += step
-    return errors
+    best = squares[DECAYS[number]]
+
+    def alike(strength: float) -> bool:
+        worse = squares[strength] - best
+        return float(worse.mean()) <= ALIKE * float(worse.std()) / len(worse) ** 0.5
+
+    return min(filter(alike, squares)), {strength: rms(values) for strength, values in squares.items()}
+
+
+def rms(squares: Floats) -> float:
+    """Root of a mean."""
+    return float(squares.mean(dtype=np.float64)) ** 0.5
 
 
 def weigh_voxels(problem: Problem, request: Request, estimate: Estimate, noise_sd: float, config: PinnOptions) -> None:
