@@ -23,7 +23,7 @@ def one_delay(asl: Path, out: Path, delay: float = 1.5, repeats: int | None = No
     for name in ("PostLabelingDelay", "LabelingDuration"):
         if isinstance(sidecar[name], list):
             sidecar[name] = [sidecar[name][k] for k in kept]
-    sidecar["TotalAcquiredPairs"] = sum(types[k] == "label" for k in kept)
+    sidecar["TotalAcquiredPairs"] = sum(types[k] in ("label", "deltam") for k in kept)
     perf = out / "sub-01" / "perf"
     perf.mkdir(parents=True)
     (out / "dataset_description.json").write_text('{"Name": "one delay", "BIDSVersion": "1.10.0"}')

@@ -288,25 +288,6 @@ def test_an_interrupted_subject_is_not_there(tmp_path, phantom, monkeypatch):
     assert {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()} == before
 
 
-def test_bids_validator_finds_no_error(tmp_path, phantom):
-    import shutil
-    import subprocess
-    import sys
-    from pathlib import Path
-
-    beside = Path(sys.executable).with_name("bids-validator-deno")
-    command = str(beside) if beside.is_file() else shutil.which("bids-validator-deno")
-    if command is None:
-        pytest.skip("bids-validator-deno is not installed")
-    write_phantom(phantom, tmp_path, "01")
-    write_phantom(simulate("mpld6", voxel_size=COARSE, repeats=2), tmp_path, "02", pairs=True)
-    for root in (tmp_path, tmp_path / "derivatives" / "truth"):
-        done = subprocess.run([command, "--json", str(root)], capture_output=True, text=True, timeout=120)
-        issues = json.loads(done.stdout)["issues"]["issues"]
-        errors = [issue for issue in issues if issue["severity"] == "error"]
-        assert not errors, errors
-
-
 def test_like_the_reference_phantom(shared):
     """Maps of the same kind as those behind the reference fits: tissue means, spread and noise level agree."""
     folder = shared / "reference" / "basil"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -121,4 +122,33 @@ def tissue_values(
         axes.spines["left"].set_visible(False)
     panels[0].legend()
     panels[0].set_ylabel("share of voxels; persons below")
+    return figure
+
+
+@styled
+def bias_by_share(panels: Mapping[str, Any]) -> Figure:
+    """Bias (%) of a tissue's CBF against its share of the voxel, a panel a title, a line a method.
+
+    panels: title -> pandas rows of benchmarks/partial_volume.py, of one phantom and tissue. Lines are means over the
+    seeds of noise, bars go from the least to the largest.
+    """
+    looks = {
+        "none": (CATEGORICAL[6], "o", "not corrected"), "linear": (CATEGORICAL[1], "s", "linear"),
+        "field, one T1": (CATEGORICAL[5], "^", "field, one T1 for both"), "field": (CATEGORICAL[0], "D", "field"),
+    }  # fmt: skip
+    figure, grid = subplots(1, len(panels), figsize=(8.6, 3.6), squeeze=False)
+    handles: dict[str, Any] = {}
+    for axes, (title, rows) in zip(grid[0], panels.items(), strict=True):
+        axes.axhline(0, color="0.4", linewidth=0.8)
+        for place, (method, (color, marker, label)) in enumerate(looks.items()):
+            own = rows[rows["method"] == method]
+            if own.empty:
+                continue
+            found = own.groupby("low")["bias"].agg(["mean", "min", "max"])
+            share = 50 * (found.index + own.groupby("low")["high"].first()) + 0.6 * (place - 1.5)
+            reach = [found["mean"] - found["min"], found["max"] - found["mean"]]
+            handles[label] = axes.errorbar(share, found["mean"], reach, fmt=f"{marker}-", color=color, capsize=3)
+        axes.set(title=title, xlabel="share of the tissue in the voxel (%)", xlim=(20, 100))
+    grid[0, 0].set_ylabel("bias of its CBF (%)")
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4)
     return figure

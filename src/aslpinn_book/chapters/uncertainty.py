@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
+from aslpinn import markdown
 from aslpinn.errors import InputError
 from aslpinn.maps.metrics import coverage
 from aslpinn.maps.style import CATEGORICAL, METHOD_MARKERS, QUANTITIES, Quantity, colorbar, styled, subplots
 
-from .shared import Float, Mask, draw_slice, method_look
+from .shared import Float, Mask, draw_slice, method_look, stored
 
 #: Probabilities of the intervals that a reliability curve looks at.
 LEVELS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.99)
@@ -83,6 +86,32 @@ def lag_correlation(errors: Float, mask: Mask, steps: int, axis: int = 0) -> NDA
         a, b = volumes[:, : length - step][:, pairs], volumes[:, step:][:, pairs]
         found.append(np.sum(a * b) / np.sqrt(np.sum(a**2) * np.sum(b**2)))
     return np.array(found)
+
+
+def regional_intervals(path: str | Path) -> tuple[Any, str]:
+    """A stored run of benchmarks/regions.py: how often the 95 % interval of a region's mean holds the truth.
+
+    As a pandas table of shares in %, index (kind of region, map), and in markdown. Columns are the way of the model of
+    two tissues, and that with the bias taken from the mean.
+    """
+    import pandas as pd
+
+    rows = pd.read_csv(stored(path, "a CSV written by benchmarks/regions.py"))
+    sums = rows.groupby(["way", "kind", "map"], sort=False)[["regions", "held", "held_without_bias"]].sum()
+    whole, once = sums.loc["whole"], sums.loc["one step"]
+    shares = 100 * pd.DataFrame(
+        {
+            "one step": once["held"] / once["regions"],
+            "whole model": whole["held"] / whole["regions"],
+            "whole model, less bias": whole["held_without_bias"] / whole["regions"],
+        }
+    )
+    cells = [
+        [kind, name.upper(), f"{whole.loc[(kind, name), 'regions']}", *(f"{value:.0f}" for value in values)]
+        for (kind, name), values in zip(shares.index, shares.to_numpy(), strict=True)
+    ]
+    head = ["regions", "map", "means", *shares]
+    return shares, markdown.table(head, cells, right=head[2:])
 
 
 @styled
