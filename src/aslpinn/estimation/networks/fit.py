@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,6 @@ MEMBER_SEEDS = 1009  # seeds of the members: seed * MEMBER_SEEDS + k, so that ru
 #: Strengths of the levels' weight decay that samples held out choose among, and the short trainings that they do it by.
 DECAYS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 TRIAL_EPOCHS, TRIAL_HELD_OUT = 12, 0.1
-ALIKE = 2.0
 
 
 def fit_pinn(problem: Problem, request: Request, config: PinnOptions) -> Estimate:
@@ -78,8 +78,8 @@ def choose_decay(problem: Problem, request: Request, members: Members) -> tuple[
 
     One network is trained for a few epochs with each. From the two in the middle on, the next one is tried on the side
     where the error falls. No truth is needed: what follows noise predicts samples that it has not seen worse, and so
-    does what is too smooth. The weakest is taken of those that predict as well as the best, to ALIKE standard errors
-    of the difference: what a decay leaves of the noise a rehearsal shows, but not all that it takes of the truth.
+    does what is too smooth. The weakest is taken of those that predict as well as the best, to one standard error of
+    the difference: what a decay leaves of the noise a rehearsal shows, but not all that it takes of the truth.
     """
     config = members.config
     trial = config.changed(
@@ -107,13 +107,18 @@ def choose_decay(problem: Problem, request: Request, members: Members) -> tuple[
     number = number if step > 0 else number - 1
     while 0 <= number + step < len(DECAYS) and error(number + step) < error(number):
         number += step
-    best = squares[DECAYS[number]]
+    return weakest_alike(squares), {strength: rms(values) for strength, values in squares.items()}
+
+
+def weakest_alike(squares: Mapping[float, Floats]) -> float:
+    """The smallest key whose squared errors (M,) have the smallest mean, or exceed it by one standard error at most."""
+    best = min(squares.values(), key=rms)
 
     def alike(strength: float) -> bool:
         worse = squares[strength] - best
-        return float(worse.mean()) <= ALIKE * float(worse.std()) / len(worse) ** 0.5
+        return float(worse.mean()) <= float(worse.std()) / len(worse) ** 0.5
 
-    return min(filter(alike, squares)), {strength: rms(values) for strength, values in squares.items()}
+    return min(filter(alike, squares))
 
 
 def rms(squares: Floats) -> float:
