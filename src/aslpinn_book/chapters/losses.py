@@ -236,6 +236,33 @@ def held_out_table(stored: str | Path) -> tuple[Any, str]:
     return shares, markdown.table(["data", *shares], cells, right=list(shares))
 
 
+def trainings_table(stored: str | Path) -> tuple[Any, str]:
+    """A stored run of benchmarks/objectives.py --trainings: held-out errors of ways to train (rows) and objectives.
+
+    As a pandas table with a row a training, errors ("share") as shares of the closed form's in the trial from the same
+    seed; and in markdown, from the smallest to the largest of the seeds, with how many were lost: all ATT past the end.
+    """
+    import pandas as pd
+
+    rows = pd.read_csv(stored)
+    plain = rows[(rows["objective"] == "closed form") & (rows["training"] == "trial")].set_index("seed")["held_out"]
+    rows["share"] = rows["held_out"] / rows["seed"].map(plain)
+    rows["lost"] = rows["past"] > 0.5
+    objectives = list(dict.fromkeys(rows["objective"]))
+
+    def cell(some: Any) -> str:
+        if some.empty:
+            return ""
+        lost = f", {some['lost'].sum()} lost" if some["lost"].any() else ""
+        return f"{some['share'].min():.2f} to {some['share'].max():.2f}{lost}"
+
+    cells = [
+        [name, *(cell(of[of["objective"] == objective]) for objective in objectives)]
+        for name, of in rows.groupby("training", sort=False)
+    ]
+    return rows, markdown.table(["training", *objectives], cells, right=objectives)
+
+
 @styled
 def objective_scores(scores: Mapping[str, Mapping[str, float]]) -> Figure:
     """One panel a score with a bar an objective, its value written beside it: score's label -> objective -> value."""
