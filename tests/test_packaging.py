@@ -114,6 +114,15 @@ def test_no_page_is_too_long_and_no_chapter_shows_too_much_code():
         assert page.code_lines <= most, f"{page.page}: {page.code_lines} lines of code; what only draws is folded"
 
 
+def test_no_line_of_a_cell_is_wider_than_its_page():
+    import jupytext
+
+    for path in sorted((ROOT / "notebooks").glob("*.md")):
+        for cell in jupytext.read(path).cells:
+            wide = [line for line in cell.source.splitlines() if len(line) > 76 and cell.cell_type == "code"]
+            assert not wide, f"{path.name}: folded or not, a cell has at most 76 columns: {wide[0]}"
+
+
 def test_the_stored_times_of_reading_are_those_of_the_pages():
     with (ROOT / "book" / "reading.csv").open() as stream:
         stored = {row["page"]: row for row in csv.DictReader(stream)}

@@ -3,7 +3,7 @@
     python -m aslpinn_book.study.reading
 
 Counted is what a reader sees of the source without opening anything: folded cells, folded solutions and the output of
-cells are left out, an inline formula is a word, a displayed one none.
+cells are left out, an inline formula is a word, a displayed one none. Pages of subjects and group fold all their code.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ class Reading:
 
 def measured(project: Path) -> list[Reading]:
     """Every page of the book that has a source, in the order of _toc.yml, and the templates of subjects and group."""
-    chapters = {f"notebooks/{name}" for name in (*chapters_of(project), "subject", "group")}
+    templates = ("notebooks/subject", "notebooks/group")
+    chapters = {*templates, *(f"notebooks/{name}" for name in chapters_of(project))}
     found = []
-    for page in dict.fromkeys([*pages_of(project), "notebooks/subject", "notebooks/group"]):
+    for page in dict.fromkeys([*pages_of(project), *templates]):
         source = project / f"{page}.md"
         if source.is_file():
             words, lines = _of_chapter(source) if page in chapters else _of_text(source.read_text(encoding="utf-8"))
+            lines = 0 if page in templates else lines
             found.append(Reading(page, words, round(words / WORDS_A_MINUTE, 1), lines))
     return found
 
