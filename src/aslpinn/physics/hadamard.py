@@ -1,12 +1,12 @@
 """Hadamard time encoding: the matrices, encoding, decoding, and the timing of what is decoded.
 
-One labeling train is cut into K = N - 1 sub-boli. In volume v sub-bolus k is either control (+1: its blood stays
-relaxed) or label (-1: its blood is inverted and subtracts its delta-M from the image); H is the (N, K) matrix of
+One labeling train is cut into N - 1 sub-boli. In volume v sub-bolus k is either control (+1: its blood stays
+relaxed) or label (-1: its blood is inverted and subtracts its delta-M from the image); H is the (N, N - 1) matrix of
 these signs (Gunther 2007; von Samson-Himmelstjerna et al. 2016, doi:10.1002/mrm.26078). Its columns are
 orthogonal to each other and to the constant, so that
 
-    S_v = static - sum_k (1 - H[v, k]) / 2 m_k        encoding
-    m_k = (2 / N) sum_v H[v, k] S_v                   decoding: control minus label, positive in gray matter
+    I_v = static - sum_k (1 - H[v, k]) / 2 m_k        encoding
+    m_k = (2 / N) sum_v H[v, k] I_v                   decoding: control minus label, positive in gray matter
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def matrix(kind: str | ArrayLike, size: int | None = None) -> Signs:
 
 
 def sequency(columns: ArrayLike) -> NDArray[np.intp]:
-    """Number of changes of sign from volume to volume in each column of an (N, K) matrix: (K,)."""
+    """Number of changes of sign from volume to volume in each column of an (N, N - 1) matrix: (N - 1,)."""
     return np.count_nonzero(np.diff(np.asarray(columns), axis=0), axis=0)
 
 
@@ -106,13 +106,13 @@ def validate(entries: ArrayLike, size: int | None = None) -> Signs:
 
 
 def encode(subbolus_signals: ArrayLike, matrix: ArrayLike, static: ArrayLike = 0.0) -> Float:
-    """Volumes S_v = static - sum_k (1 - H[v, k]) / 2 m_k that a scanner would measure without noise.
+    """Volumes I_v = static - sum_k (1 - H[v, k]) / 2 m_k that a scanner would measure without noise.
 
     Parameters
     ----------
-    subbolus_signals : (..., K) array
+    subbolus_signals : (..., N - 1) array
         delta-M of each sub-bolus, control minus label, in the order of labeling; any unit.
-    matrix : (N, K) array
+    matrix : (N, N - 1) array
         +1 control, -1 label.
     static : (...) array
         Signal of an all-control volume, same unit.
@@ -133,12 +133,12 @@ def decode(volumes: ArrayLike, matrix: ArrayLike) -> Float:
     ----------
     volumes : (..., N) array
         Encoded volumes of one repeat in the order of the matrix's rows.
-    matrix : (N, K) array
+    matrix : (N, N - 1) array
         +1 control, -1 label.
 
     Returns
     -------
-    (..., K) array
+    (..., N - 1) array
         In the order of the matrix's columns (that of labeling), in the unit of the volumes.
     """
     signs = np.asarray(matrix, dtype=float)
@@ -153,7 +153,7 @@ def static_signal(volumes: ArrayLike, matrix: ArrayLike) -> Float:
 def effective_delays(labeling_duration: ArrayLike, final_delay: float) -> Float:
     """PLD in s of each decoded sub-bolus: the one delay after the last, plus the sub-boli labeled later.
 
-    labeling_duration : (K,) durations in s in the order of labeling; final_delay in s. Returns (K,).
+    labeling_duration : (N - 1,) durations in s in the order of labeling; final_delay in s. Returns (N - 1,).
     """
     durations = np.asarray(labeling_duration, dtype=float)
     return final_delay + durations.sum() - np.cumsum(durations)

@@ -3,13 +3,13 @@
 All shapes broadcast; time in s, cbf in ml/100g/min, signals as fractions of M0b. With f = cbf / 6000,
 R = 1/T1' = 1/T1t + f/lambda, t = tau + PLD, M0b = M0t / lambda (Buxton et al. 1998, eq. 3)::
 
-    S(t) = K (L(t - att - tau) - L(t - att))
+    S(t) = S_inf (L(t - att - tau) - L(t - att))
     L(x) = exp(-R x+), x+ = max(x, 0)
-    K    = 2 alpha f / R exp(-att/T1b)
+    S_inf = 2 alpha f / R exp(-att/T1b)
 
 L is what is left in the tissue of label that came in x s ago: a bolus is label that begins to arrive at att, less
-label that begins to arrive at att + tau. Written out, S is 0 before att, K (1 - exp(-R (t - att))) while label
-arrives, and K (1 - exp(-R tau)) exp(-R (t - att - tau)) afterwards.
+label that begins to arrive at att + tau. Written out, S is 0 before att, S_inf (1 - exp(-R (t - att))) while label
+arrives, and S_inf (1 - exp(-R tau)) exp(-R (t - att - tau)) afterwards.
 
 `formulas` makes them from a library's exponential and from the two functions that say what an edge of the bolus is: x+
 and its derivative, the step. NumPy, torch and the compiled loops of `aslpinn.estimation` share this text. Edges are
@@ -60,11 +60,11 @@ class Formulas(NamedTuple):
     function of that name gives, constant from sample to sample.
     """
 
-    inflow: Function  # (att, of): K R of 1 ml/100g/min
-    stored: Function  # (since, tau, rate, width): S / K
+    inflow: Function  # (att, of): S_inf R of 1 ml/100g/min
+    stored: Function  # (since, tau, rate, width): S / S_inf
     passing: Function  # (since, tau, width): share of the bolus's height that is just arriving
-    growing: Function  # (since, tau, slope, rate, width): dS/dt / (K R)
-    entering: Function  # (since, tau, slope, rate, width): what the ODE's inflow is of K R
+    growing: Function  # (since, tau, slope, rate, width): dS/dt / (S_inf R)
+    entering: Function  # (since, tau, slope, rate, width): what the ODE's inflow is of S_inf R
     signal_slopes: Function  # (cbf, inflow, since, tau, rate, of, width): S, its derivatives with CBF and with ATT
     growing_slopes: Function  # (cbf, inflow, since, tau, slope, rate, of, width): the same of dS/dt
     entering_slopes: Function  # and of the ODE's inflow
@@ -336,8 +336,8 @@ def delta_m_ode(
 ) -> Array:
     """Right-hand side of Buxton's ODE in 1/s for a given signal: inflow minus signal / T1' (P, second reading).
 
-    The inflow is K/T1' = 2 alpha f exp(-att/T1b) while label arrives, zero before and after; where tau changes with t,
-    what a longer bolus adds after its end comes on top. With soft edges the inflow is a difference of logistic steps,
+    The inflow is S_inf/T1' = 2 alpha f exp(-att/T1b) while label arrives, zero before and after; where tau changes with
+    t, what a longer bolus adds after its end comes on top. With soft edges the inflow is a difference of logistic steps,
     and on the soft signal P differs from `delta_m_rate` by up to 0.37 edge_width / T1' of the largest inflow.
     """
     use, width = _edges(constants, edge_width, signal, cbf, att, pld, tau)
