@@ -337,8 +337,8 @@ def delta_m_ode(
     """Right-hand side of Buxton's ODE in 1/s for a given signal: inflow minus signal / T1' (P, second reading).
 
     The inflow is S_inf/T1' = 2 alpha f exp(-att/T1b) while label arrives, zero before and after; where tau changes with
-    t, what a longer bolus adds after its end comes on top. With soft edges the inflow is a difference of logistic steps,
-    and on the soft signal P differs from `delta_m_rate` by up to 0.37 edge_width / T1' of the largest inflow.
+    t, what a longer bolus adds after its end comes on top. With soft edges the inflow is a difference of logistic
+    steps, and on the soft signal P differs from `delta_m_rate` by up to 0.37 edge_width / T1' of the largest inflow.
     """
     use, width = _edges(constants, edge_width, signal, cbf, att, pld, tau)
     of = factors(constants)
