@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from html.parser import HTMLParser
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any, ClassVar
 from urllib.parse import quote_plus, unquote, urlsplit
 
 import pytest
 from browsing import axe_script, complaints, move_every_control, violations, without_tags
+from mirror import make, serving
 
-from aslpinn.cli import main
 from aslpinn_book.study.site import chapters_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,12 +30,29 @@ SHARED_MB = 15
 pytestmark = [pytest.mark.slow, pytest.mark.book]
 
 
+OUT = ROOT / "build" / "test-book"
+MIRROR = ROOT.parent / "shared" / "data" / "fetch" / "mirror"
+#: Pages of the people of the public data sets.
+REAL = ("subjects/oxford-mpld_sub-01.html", "subjects/asltk-tepcasl_sub-01.html")
+
+
 @pytest.fixture(scope="session")
-def site() -> Path:
-    """The book in its short settings, made by the runner; nothing is run again where nothing changed."""
-    out = ROOT / "build" / "test-book"
-    assert main(["study", "--virtual", "--fast", "--out", str(out)]) == 0
-    return out / "site"
+def build() -> Iterator[Callable[[], str]]:
+    """Makes the book in its short settings and returns what make prints; nothing is run again where nothing changed.
+
+    Where ../shared has a mirror of the public data sets, it is the book that is published: these are fetched first.
+    """
+    if not MIRROR.is_dir():
+        yield lambda: make("book", "FAST=1", f"OUT={OUT}")
+        return
+    with serving(MIRROR) as server:
+        yield lambda: make("book", "REAL=1", "FAST=1", f"OUT={OUT}", f"DATA={OUT / 'data'}", f"FROM={server.url}")
+
+
+@pytest.fixture(scope="session")
+def site(build) -> Path:
+    build()
+    return OUT / "site"
 
 
 class Links(HTMLParser):
@@ -121,6 +135,17 @@ def test_no_traceback_and_no_path_of_the_machine(site, pages):
         assert str(ROOT) not in text, page.name
 
 
+def test_the_published_book_has_real_brains(site, pages, shared):
+    chapter = without_tags((site / "notebooks" / "in-vivo.html").read_text(encoding="utf-8"))
+    assert "oxford-mpld" in chapter
+    for name in REAL:
+        links = pages[(site / name).resolve()]
+        assert sum("_images/" in source for source, _ in links.images) >= 5, f"{name} has no maps"
+        assert "not fitted" not in (site / name).read_text(encoding="utf-8")
+    index = (site / "subjects" / "index.html").read_text(encoding="utf-8")
+    assert all(name.removeprefix("subjects/") in index for name in REAL)
+
+
 def test_times_and_versions_come_from_the_run(site):
     import torch
 
@@ -129,10 +154,9 @@ def test_times_and_versions_come_from_the_run(site):
     assert "sub-virtual02" in text
 
 
-def test_nothing_is_run_again_where_nothing_changed(site, capsys):
+def test_nothing_is_run_again_where_nothing_changed(site, build):
     before = (site / "index.html").stat().st_mtime_ns
-    assert main(["study", "--virtual", "--fast", "--out", str(site.parent)]) == 0
-    said = capsys.readouterr().out
+    said = build()
     assert "done in" not in said
     assert "the book is up to date" in said
     assert (site / "index.html").stat().st_mtime_ns == before
@@ -191,15 +215,8 @@ def test_cards_and_a_run_button_only_where_a_repository_is_known(site):
 @pytest.fixture(scope="session")
 def address(site: Path) -> Iterator[str]:
     """The book served on the loopback interface, as Pages would serve it."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            """No line a request."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with serving(site) as server:
+        yield server.url
 
 
 def test_there_is_enough_to_read_and_every_figure_has_alternative_text(site, pages):

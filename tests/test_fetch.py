@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import re
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from mirror import Server, make, serving
 
-import aslpinn
 from aslpinn.cli import main
 from aslpinn.data.public import fetch as module
 from aslpinn.data.public.fetch import fetch, registry
@@ -26,41 +21,10 @@ from aslpinn_book.study.notebooks import chapter_tasks, subject_tasks
 ROOT = Path(__file__).resolve().parents[1]
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder; `server.trouble` maps the end of a path to what goes wrong with it."""
-
-    def log_message(self, *args) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self.server.asked.append(self.path)  # type: ignore[attr-defined]
-        trouble = next((what for end, what in self.server.trouble.items() if self.path.endswith(end)), None)  # type: ignore[attr-defined]
-        file = Path(self.translate_path(self.path))
-        if trouble is None or not file.is_file():
-            super().do_GET()
-            return
-        content = file.read_bytes()
-        self.send_response(500 if trouble == "fails" else 200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if trouble == "wrong":
-            self.wfile.write(bytes(len(content)))
-        elif trouble == "cut":
-            self.wfile.write(content[: len(content) // 2])
-        self.close_connection = True
-
-
 @pytest.fixture
-def server(shared: Path) -> Iterator[http.server.ThreadingHTTPServer]:
-    handler = partial(Handler, directory=str(shared / "data" / "fetch" / "mirror"))
-    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    made.trouble, made.asked = {}, []  # type: ignore[attr-defined]
-    made.url = f"http://127.0.0.1:{made.server_port}"  # type: ignore[attr-defined]
-    thread = threading.Thread(target=made.serve_forever, daemon=True)
-    thread.start()
-    yield made
-    made.shutdown()
-    made.server_close()
+def server(shared: Path) -> Iterator[Server]:
+    with serving(shared / "data" / "fetch" / "mirror") as made:
+        yield made
 
 
 def same_dataset(made: Path, expected: Path) -> None:
@@ -167,16 +131,8 @@ def test_registry_is_whole_and_upstream_is_pinned(shared) -> None:
         assert address == f"https://raw.githubusercontent.com/{source.owner}/{source.repository}/{source.commit}/"
 
 
-def make(*arguments: str) -> str:
-    """What make prints in the checkout, in the environment of these tests and without setting one up."""
-    venv = Path(sys.prefix)
-    command = ["make", "-C", str(ROOT), "--no-print-directory", "-o", str(venv / ".setup"), f"VENV={venv}", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
 @pytest.mark.slow
 def test_the_book_with_real_brains_fetches_them_first(server, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(aslpinn.__file__).parents[1]))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     data = tmp_path / "data"
     arguments = ["REAL=1", f"DATA={data}", f"FROM={server.url}"]
