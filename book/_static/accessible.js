@@ -33,15 +33,27 @@
     document.querySelectorAll(".bd-article :is(figure, .cell_output, .output, pre, mjx-container[display='true'], .pst-scrollable-table-container)").forEach((box) => {
       const scrolls = box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX === "auto";
       if (scrolls) box.tabIndex = 0;
-      box.classList.toggle("wide", scrolls && box.matches("figure, .cell_output, .pst-scrollable-table-container")); // says that there is more
+      box.classList.toggle("wide", scrolls && box.matches("figure, .cell_output, mjx-container, .pst-scrollable-table-container")); // says that there is more
     });
   }
 
-  /** Cells with a figure and no words are marked: they do not wrap. */
+  /** Names in tables may be broken between their parts: after _ . / ( = and before a capital. */
+  function parts() {
+    document.querySelectorAll(".bd-article td code .pre, .bd-article dt.sig :is(.descname, .descclassname) .pre").forEach((name) => {
+      const found = name.textContent.split(/(?<=[_./(=])(?=[^_./(=])|(?<=[a-z])(?=[A-Z])/);
+      name.replaceChildren(...found.flatMap((part, k) => (k ? [document.createElement("wbr"), part] : [part])));
+    });
+  }
+
+  /** Cells with a figure and no words are marked: they do not wrap, or only before the error. */
   function figures() {
     document.querySelectorAll(".bd-article td").forEach((cell) => {
       const text = cell.textContent.trim();
-      if (/\d/.test(text) && !/[a-z]{2}/i.test(text) && text.length < 25) cell.classList.add("number");
+      if (/\d/.test(text) && !/[a-z]{2}/i.test(text) && text.length < 25) {
+        cell.classList.add("number");
+        const pieces = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+        while (pieces.nextNode()) pieces.currentNode.data = pieces.currentNode.data.replace(/± /g, "±\u00a0").replace(/ \//g, "\u00a0/");
+      }
     });
   }
 
@@ -67,12 +79,16 @@
     });
   }
 
-  window.addEventListener("load", reach);
+  window.addEventListener("load", () => {
+    reach();
+    if (window.MathJax && MathJax.startup && MathJax.startup.promise) MathJax.startup.promise.then(reach);
+  });
   window.addEventListener("resize", reach);
 
   function start() {
     name();
     figures();
+    parts();
     lines();
   }
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);

@@ -213,7 +213,7 @@ def scores_by_setting(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, t
             axes.axvline(0, color="0.3", linewidth=1, zorder=0)
         axes.set_title(title, fontsize=10)
         axes.grid(axis="y", visible=False)
-        axes.locator_params(axis="x", nbins=3)
+        axes.locator_params(axis="x", nbins=2)
         axes.tick_params(axis="y", length=0)
     first = np.atleast_1d(grid)[0]
     first.set_yticks([at for at, _ in places] + [at for at, _ in ticks], [row["name"] for _, row in places] + groups)

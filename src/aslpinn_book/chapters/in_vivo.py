@@ -44,7 +44,8 @@ def person_with_repeats(
         try:
             person = load_subject(find_series(Path(bids))[0], motion=motion, outliers=False)
             if halves(person) is not None:
-                return person, f"a person: {person.mask.sum()} voxels, {len(person.acquisition)} difference volumes"
+                size = f"{person.mask.sum()} voxels, {len(person.acquisition)} difference volumes"
+                return person, f"a person, the first series of {Path(bids).resolve().name}: {size}"
             why = "the first series of the data set has no repeats"
         except InputError as error:
             said = str(error).replace(f"{Path(bids)}/", "")  # no reader needs the machine's folders

@@ -311,5 +311,5 @@ def one_voxel_overfit(time: Float, measured: Float, other: Float, clean: Float, 
         axes.plot(time[order], 100 * values[order], dashes, color=color, label=name)
     axes.axhline(0, color="0.6", linewidth=0.8)
     axes.set(xlabel="time since labeling began, t = τ + PLD (s)", ylabel="ΔM / M0b (%)")
-    axes.legend(ncols=2, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
     return figure

@@ -228,7 +228,7 @@ def _needs(tasks: Sequence[Task], record: dict[str, Any]) -> str:
     members = [task for task in tasks if task.kind == "subject"]
     if not any(state["state"] == "done" for state in record["subjects"].values()):
         return "No subject of this study was fitted, so nothing was measured."
-    return f"```text\n{plan_table(members[0].report.parents[2], 1000, record=record)}\n```"
+    return f"```none\n{plan_table(members[0].report.parents[2], 1000, record=record)}\n```"
 
 
 def page_of(task: Task) -> str:
