@@ -25,7 +25,6 @@ import numpy as np
 import psutil
 
 from aslpinn.data import simulate, write_phantom
-from aslpinn.markdown import block
 from aslpinn.markdown import table as markdown_table
 from aslpinn_book.study.needs import measured, plan_table, read_record
 
@@ -142,7 +141,7 @@ def main() -> int:
     needs = plan_table(out, 1000)
     print(f"\n{needs}")
     if arguments.page:
-        text = f"{markdown_table(['', 'measured'], table)}\n\n{block(needs)}\n"
+        text = f"{markdown_table(['', 'measured'], table)}\n\n```none\n{needs}\n```\n"
         arguments.page.write_text(text, encoding="utf-8")
     return int(looked["code"])
 

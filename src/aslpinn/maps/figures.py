@@ -123,7 +123,7 @@ def voxel_curves(series: Float, cbf: Float, att: Float, acquisition: Acquisition
         panel.set_xlabel("time since labeling began (s)")
     for panel in axes[:, 0]:
         panel.set_ylabel("ΔM/M0b (%)")
-    axes[0, 0].legend(fontsize=8)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 
@@ -155,7 +155,7 @@ def residual_by_delay(residual: Float, acquisition: Acquisition) -> Figure:
     axes.axhline(0, color="0.4", linewidth=0.8)
     axes.set_xticks(at, [f"{pld:g}" for pld in np.round(distinct.post_labeling_delay, 2)], fontsize=8)
     axes.set(xlabel="post-labeling delay (s), in order of acquisition", ylabel="residual ΔM/M0b (%)")
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside upper center", ncols=2, fontsize=8)
     return figure
 
 

@@ -162,7 +162,7 @@ def finest_level(spacing: Float, errors: Mapping[str, Float], noise: float, voxe
         axes.plot(spacing, values, marker=marker, color=color, label=name)
     axes.axhline(noise, color="0.4", linestyle=":", linewidth=1.2)
     axes.annotate(
-        "SD of the noise", (1, noise), (-2, 3), ("axes fraction", "data"), textcoords="offset points", ha="right"
+        "SD of the noise", (0, noise), (2, -3), ("axes fraction", "data"), textcoords="offset points", va="top"
     )
     axes.set(xlabel="spacing of the finest grid (mm)", ylabel="RMSE (partial volume)")
     axes.set_ylim(0, 1.25 * max(noise, *(float(values.max()) for values in errors.values())))

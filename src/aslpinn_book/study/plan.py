@@ -216,8 +216,8 @@ def schema_table() -> str:
     lines = []
     for name, setting in SCHEMA.items():
         shown = _toml(getattr(default, name))
-        lines.append([f"`{name}`", KINDS[setting.kind], f"`{shown}`", setting.meaning])
-    return table(["key", "value", "default", "meaning"], lines) + "\n"
+        lines.append([f"`{name}`", setting.meaning, KINDS[setting.kind], f"`{shown}`"])
+    return table(["key", "meaning", "value", "default"], lines) + "\n"
 
 
 def _toml(value: Any) -> str:
