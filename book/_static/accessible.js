@@ -37,10 +37,11 @@
     });
   }
 
-  /** Names in tables may be broken between their parts: after _ . / ( = and before a capital. */
+  /** Names in tables may be broken between their parts: after _ . / ( = and before a capital; those of functions after a dot. */
   function parts() {
     document.querySelectorAll(".bd-article td code .pre, .bd-article dt.sig :is(.descname, .descclassname) .pre").forEach((name) => {
-      const found = name.textContent.split(/(?<=[_./(=])(?=[^_./(=])|(?<=[a-z])(?=[A-Z])/);
+      const ends = name.closest("dt") ? /(?<=\.)/ : /(?<=[_./(=])(?=[^_./(=])|(?<=[a-z])(?=[A-Z])/;
+      const found = name.textContent.split(ends);
       name.replaceChildren(...found.flatMap((part, k) => (k ? [document.createElement("wbr"), part] : [part])));
     });
   }
