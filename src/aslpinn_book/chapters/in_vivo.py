@@ -44,8 +44,8 @@ def person_with_repeats(
         try:
             person = load_subject(find_series(Path(bids))[0], motion=motion, outliers=False)
             if halves(person) is not None:
-                size = f"{person.mask.sum()} voxels, {len(person.acquisition)} difference volumes"
-                return person, f"a person, the first series of {Path(bids).resolve().name}: {size}"
+                what = f"{person.mask.sum()} voxels, {len(person.acquisition)} difference volumes"
+                return person, f"a person, the first series of {Path(bids).resolve().name}: {what}"
             why = "the first series of the data set has no repeats"
         except InputError as error:
             said = str(error).replace(f"{Path(bids)}/", "")  # no reader needs the machine's folders
