@@ -86,7 +86,13 @@
   });
   window.addEventListener("resize", reach);
 
+  /** What explains comes before the pages of single subjects, which have the same words. */
+  function explained() {
+    if (typeof Scorer !== "undefined") Scorer.score = ([page, , , , score]) => (page.startsWith("subjects/") ? score / 10 : score);
+  }
+
   function start() {
+    explained();
     name();
     figures();
     parts();
