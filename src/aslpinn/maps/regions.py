@@ -184,7 +184,7 @@ def as_markdown(lines: Mapping[str, list[dict[str, Any]]], most: int = 40) -> st
     cells = []
     for group in list(zip(*lines.values(), strict=True))[:most]:
         first = group[0]
-        values = [_value(row, digits) for row, digits in zip(group, (1, 2), strict=False)]
+        values = [_value(row, digits) for row, digits in zip(group, (1, 3), strict=False)]
         name, coverage, flagged = words(first["name"]), _share(first["coverage"]), _share(first["flagged"])
         cells.append([name, first["voxels"], coverage, *values, flagged])
     return table(head, cells, right=head[1:])
@@ -203,5 +203,7 @@ def _share(value: float) -> str:
 def _value(row: Mapping[str, Any], digits: int) -> str:
     if not np.isfinite(row["mean"]):
         return ""
-    sd = f" ± {row['sd_of_mean']:.{digits}f}" if np.isfinite(row["sd_of_mean"]) else ""
-    return f"{row['mean']:.{digits}f}{sd}"
+    if not np.isfinite(row["sd_of_mean"]):
+        return f"{row['mean']:.{digits}f}"
+    # no-break spaces: in a narrow window the cell stays one line
+    return f"{row['mean']:.{digits}f} ± {row['sd_of_mean']:.{digits}f}".replace(" ", "\N{NO-BREAK SPACE}")

@@ -406,7 +406,7 @@ def _spread(values: NDArray[np.float64]) -> str:
     values = values[np.isfinite(values)]
     if values.size == 0:
         return ""
-    sd = f" ± {values.std(ddof=1):.2f}" if values.size > 1 else ""
+    sd = f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{values.std(ddof=1):.2f}" if values.size > 1 else ""
     return f"{values.mean():.2f}{sd}"
 
 
