@@ -87,13 +87,14 @@ def test_comparison_states_ratio_and_improved_share():
     other = record(50)
     other["regions"]["mask"] |= {"residual": 8e-4, "improved": 0.75}
     members = [Member(f"sub-{i}", "a", "done", measures=record(50, compare={"vb": other})) for i in range(3)]
-    table = group.comparison_table(members, "pinn")
-    assert "| vb | brain mask | 4.00 ± 0.00 | 8.00 ± 0.00 | 0.50 ± 0.00 | 75.00 ± 0.00 % |" in table.replace("\N{NO-BREAK SPACE}", " ")
+    table = group.comparison_table(members, "pinn").replace("\N{NO-BREAK SPACE}", " ")
+    assert "| vb | brain mask | 4.00 ± 0.00 | 8.00 ± 0.00 | 0.50 ± 0.00 | 75.00 ± 0.00 % |" in table
     assert group.comparison_table(people(50, 51), "pinn") == ""
     noisier = record(50, compare={"vb": other})
     noisier["regions"]["mask"] |= {"residual": 40e-4}
     table = group.comparison_table([*members, Member("sub-9", "b", "done", measures=noisier)], "pinn")
-    assert "| a | vb | brain mask | 4.00 ± 0.00 |" in table.replace("\N{NO-BREAK SPACE}", " ")
+    table = table.replace("\N{NO-BREAK SPACE}", " ")
+    assert "| a | vb | brain mask | 4.00 ± 0.00 |" in table
     assert "| b | vb | brain mask | 40.00 |" in table
 
 
