@@ -151,6 +151,11 @@ class Acquisition:
             self.crushed,
         )
 
+    def with_constants(self, constants: Constants) -> Acquisition:
+        """The same volumes with other constants."""
+        timing = self.labeling_duration, self.post_labeling_delay
+        return Acquisition(*timing, self.slice_offset, self.slice_axis, constants, self.crushed)
+
     @cached_property
     def _duration_spline(self) -> BSpline | None:
         """tau as a fifth-order spline of PLD (paper, appendix A.4); lower order with fewer than six delays."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ...errors import InputError
-from ...physics import Acquisition, Constants, arterial, delta_m
+from ...physics import arterial, delta_m
 from .simulate import Phantom, simulate
 
 Float = NDArray[np.float32]
@@ -130,18 +130,12 @@ def pulsatile(phantom: Phantom, rng: np.random.Generator) -> Phantom:
 def tissue_t1(phantom: Phantom, rng: np.random.Generator) -> Phantom:
     """White matter with a T1 of its own; the acquisition's constants keep one T1 for all tissue."""
     acquisition = phantom.acquisition
-    values = vars(acquisition.constants) | {"t1_tissue": T1_WHITE}
-    own = Acquisition(
-        acquisition.labeling_duration,
-        acquisition.post_labeling_delay,
-        acquisition.slice_offset,
-        constants=Constants(**values),
-    )
+    own = replace(acquisition.constants, t1_tissue=T1_WHITE)
     white = (phantom.wm / np.maximum(phantom.gm + phantom.wm, 1e-3))[phantom.mask][:, None]
     inside = phantom.mask
     cbf, att = phantom.cbf[inside][:, None], phantom.att[inside][:, None]
     pld, tau = acquisition.pld_at(np.argwhere(inside)), acquisition.labeling_duration
-    change = white * (delta_m(cbf, att, pld, tau, own.constants) - delta_m(cbf, att, pld, tau, acquisition.constants))
+    change = white * (delta_m(cbf, att, pld, tau, own) - delta_m(cbf, att, pld, tau, acquisition.constants))
     clean = phantom.clean.copy()
     clean[inside] += change.astype(np.float32)
     return replace(phantom, clean=clean, series=clean + (phantom.series - phantom.clean))

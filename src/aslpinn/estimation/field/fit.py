@@ -18,9 +18,9 @@ A focal region that is fed much later than its surroundings is beyond what one v
 is looked for, and where the evidence is strong it gets levels of its own (`regions`).
 
 Where delays repeat, the field gives every voxel a noise variance of its own, from the spread of its repeats and of
-those around it, the mixture one from those around it, and the intervals are widened by what noise that is correlated
-between voxels, and whole volumes that are off by a common factor, do to the field. Known limit: without repeats such
-noise is in part taken for signal and the intervals are too narrow.
+those around it, the mixture one from those around it. Factors by which whole volumes are off are taken out (`common`),
+and the intervals are widened by what is left of them, and by what noise that is correlated between voxels does to the
+field. Known limit: without repeats such noise is in part taken for signal and the intervals are too narrow.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FitError
-from ...physics import ATT_BOUNDS, CBF_BOUNDS, sensitivities
+from ...physics import ATT_BOUNDS, CBF_BOUNDS
 from ...smoothing import smooth_inside
 from ..estimate import ARTERY, AT_BOUND, FLAGS, MISFIT, NOT_CONVERGED, PRIOR_DOMINATED, REGION, Estimate
 from ..mixture import Mixture, VoxelMixture
 from ..options import FieldOptions
 from ..problem import Problem, Request, chi2_quantile
+from .common import VolumeFactors, errors_by_factors
 from .iteration import AGAIN, MEMBER_SEEDS, STEPS_WITH_REGION, UNITS, Brain, FieldFit, FieldRun
-from .likelihood import volume_variance
 from .prior import CBF_UNIT
 from .solver import condition
 from .tissues import LEARNING, MORE, OWN, fit_tissues, whole_by_tissues
@@ -47,8 +47,6 @@ from .tissues import LEARNING, MORE, OWN, fit_tissues, whole_by_tissues
 Floats = NDArray[np.float64]
 
 SETTLED = 5  # iterations before the field is searched for a focal region
-SLOPE_REACH = 0.15  # s around ATT over which slopes are averaged for what is common to volumes: they jump at samples
-COMMON_WIDTH = 8.0  # mm, SD of the Gaussian over which the fit to what is common to volumes is made
 
 
 def fit_field(problem: Problem, request: Request, options: FieldOptions) -> Estimate:
@@ -70,7 +68,8 @@ def fit_field(problem: Problem, request: Request, options: FieldOptions) -> Esti
 
     brain = Brain(problem, request, options, report)
     run, fit, mixture, noise = _passes(brain, arterial, iterations, members, options.regions == "auto")
-    common = _common_errors(brain, fit)
+    here = fit.cbf, fit.att
+    common = errors_by_factors(problem, fit.factors, fit.fitted, here, noise, brain.voxel_size)
     maps = _combined(brain, fit, mixture)
     maps[2:] = np.sqrt(maps[2:] ** 2 + np.square(common).sum(axis=0))
     if not (np.isfinite(maps).all() and np.isfinite(mixture.fitted).all()):
@@ -91,9 +90,9 @@ def fit_field(problem: Problem, request: Request, options: FieldOptions) -> Esti
             estimate.by_tissue = np.stack([problem.volume(each) for each in (*tissues.cbf, *tissues.sd)])
         else:
             whole = whole_by_tissues(brain, run, shares)
-        here = np.stack([fit.cbf, fit.att])  # a voxel that left the field has no part in this
-        here += (fit.restore - 1)[:, None] * fit.outside * brain.local(here)
-        estimate.offset = (mixture.stay * (here - whole)).astype(np.float32)
+        own = np.stack([fit.cbf, fit.att])  # a voxel that left the field has no part in this
+        own += (fit.restore - 1)[:, None] * fit.outside * brain.local(own)
+        estimate.offset = (mixture.stay * (own - whole)).astype(np.float32)
         settings["tissue"] = "apart" if request.apart else "bias of means"
     chance = np.random.default_rng([MEMBER_SEEDS, options.seed]).standard_normal((len(errors), len(common)))
     estimate.member_errors = errors + np.tensordot(chance, common, 1).astype(np.float32)
@@ -114,14 +113,14 @@ def _passes(
     prepares then, and half of the members serve.
     """
     settled, once = SETTLED if search else 0, arterial == "off"
-    run = FieldRun(brain, brain.y, brain.start())
+    run = FieldRun(brain, brain.y, brain.start(), VolumeFactors.none(brain.y.shape[1]))
     run.iterate(iterations, settled, insert=once)
     for last in (True,) if once else (False, True):
         fit = run.finish(members if last or run.found is None else max(members // 2, 1))
         one = np.full(len(brain.y), fit.noise_variance)
         noise = one if brain.noise is None else brain.noise
         around = one if brain.noise_around is None else brain.noise_around
-        voxels = VoxelMixture(brain.timing, brain.y, around, fit.cavity(), arterial, brain.seed)
+        voxels = VoxelMixture(brain.timing, fit.factors.without(brain.y), around, fit.cavity(), arterial, brain.seed)
         voxels.learn()
         mixture = voxels.result()
         arteries = mixture.artery_share > 0
@@ -136,7 +135,8 @@ def _passes(
             run.resume(start, fit.found)
             run.iterate(AGAIN, 0, insert=True)
         else:
-            run = FieldRun(brain, brain.y - mixture.arterial, start)
+            arterial_part = mixture.arterial * (1 + fit.factors.mean)
+            run = FieldRun(brain, brain.y - arterial_part, start, fit.factors)
             run.iterate(iterations, settled, insert=True)
     return run, fit, mixture, noise
 
@@ -158,41 +158,6 @@ def _combined(brain: Brain, fit: FieldFit, mixture: Mixture) -> Floats:
     return np.array([*(means + lost), *sds])
 
 
-def _common_errors(brain: Brain, fit: FieldFit) -> Floats:
-    """Errors (D, 2, N) of CBF and ATT by one SD of what is common to all volumes of each of the D delays.
-
-    Repeats of a delay do not average it out over the brain as they do noise, nor does the field: it is what a least
-    squares fit to the surroundings of a voxel makes of signals that are all too large by the same factor.
-    """
-    problem = brain.problem
-    if brain.noise is None:
-        return np.zeros((0, 2, len(fit.cbf)))
-    sd = np.sqrt(volume_variance(problem, fit.fitted, brain.noise) / problem.counts.astype(np.float64))
-    slopes = [
-        sensitivities(fit.cbf[:, None], at[:, None], problem.pld, problem.tau, problem.acquisition.constants)
-        for at in (np.maximum(fit.att - SLOPE_REACH, 0.01), fit.att + SLOPE_REACH)
-    ]
-    by_cbf, by_att = np.mean(slopes, axis=0)
-    by_cbf = by_cbf * fit.cbf[:, None]  # relative: a common factor changes CBF in proportion
-    weights = problem.counts / brain.noise[:, None]
-    off = weights * fit.fitted * sd
-    sums = np.concatenate(
-        [
-            np.stack([(weights * a * b).sum(axis=1) for a, b in ((by_cbf,) * 2, (by_cbf, by_att), (by_att,) * 2)], -1),
-            by_cbf * off,
-            by_att * off,
-        ],
-        axis=1,
-    )
-    sigma = [COMMON_WIDTH / size for size in brain.voxel_size]
-    sums = smooth_inside(sums / sums[:, :1].mean(), problem.mask, sigma)
-    cc, ca, aa = sums[:, :3].T
-    of_cbf, of_att = np.split(sums[:, 3:].T, 2)
-    det = np.maximum(cc * aa - ca**2, 1e-3 * cc * aa + 1e-30)
-    relative, late = (aa * of_cbf - ca * of_att) / det, (cc * of_att - ca * of_cbf) / det
-    return np.stack([relative * fit.cbf, late], axis=1)
-
-
 def _without_spread(run: FieldRun) -> Floats:
     """By how much CBF and ATT (2, N) are off for the signal's variance that the iterations left out, to first order."""
     assert run.posterior is not None
@@ -206,7 +171,7 @@ def _flags(problem: Problem, fit: FieldFit, mixture: Mixture, maps: Floats, nois
     sds = np.sqrt(fit.covariance[[0, 2]])
     little = (sds > 0.7 * fit.prior_sd[:, None]).any(axis=0)
     moved = (np.abs(fit.change) > 0.5 * sds).any(axis=0)
-    squares = (problem.counts * np.square(problem.signal - mixture.fitted)).sum(axis=1)
+    squares = (problem.counts * np.square(fit.factors.without(problem.signal) - mixture.fitted)).sum(axis=1)
     misfit = squares > noise * chi2_quantile(0.999, problem.signal.shape[1])
     flags = np.zeros(maps.shape[1], np.uint8)
     for bit, where in (
@@ -229,6 +194,7 @@ def _info(brain: Brain, fit: FieldFit, mixture: Mixture, noise: Floats) -> dict[
         rows |= {"region cbf": CBF_UNIT, "region att": 1.0}
     return {
         "noise_sd": float(np.sqrt(np.median(noise))),
+        "volume_sd": fit.factors.sd,
         "coupling": fit.prior.coupling / CBF_UNIT,
         "student_freedom": fit.freedom,
         "contrast_restored": [float(v) for v in fit.restore],

@@ -22,6 +22,7 @@ from ..options import FieldOptions
 from ..problem import Problem, Request, own_variance
 from ..regions import Region, RegionSearch, outside_of
 from ..voxelwise import grid_search
+from .common import VolumeFactors, volume_factors
 from .likelihood import (
     FREEDOMS,
     Likelihood,
@@ -45,6 +46,7 @@ from .solver import STEPS, Posterior, condition, learned, sample
 
 Floats = NDArray[np.float64]
 
+UNLIKELY = 0.05  # probability of the other side of a region's border that the SD of ATT leaves out
 AGAIN = 4  # iterations after a region was put in
 STEPS_WITH_REGION = 40  # most solver steps for the map where a region's fields share voxels with those of the brain
 START_KERNEL = 1.13  # shortest voxel edges, SD of the Gaussian before the grid search that starts the fit
@@ -128,9 +130,11 @@ class FieldFit:
     covariance, precision : (3, N)
         cbf-cbf, cbf-att, att-att of the posterior (from the members), and of the data.
     reported : (2, N)
-        Variances of CBF and ATT once the contrast is restored.
+        Variances of CBF and ATT once the contrast is restored; of ATT, that a voxel may be in the region or not counts.
     member_errors : (K, 2, N)
         Estimates minus draws of CBF and ATT, once the contrast is restored.
+    factors : VolumeFactors
+        By which whole volumes are off; they are taken out of what was fitted.
     wider : (2, 1)
         Factors by which noise that is correlated between voxels widens errors of CBF and ATT.
     remainder : (2, N)
@@ -160,6 +164,7 @@ class FieldFit:
     reported: Floats
     member_errors: NDArray[np.float32]
     precision: Floats
+    factors: VolumeFactors
     wider: Floats
     remainder: Floats
     noise_variance: float
@@ -194,10 +199,14 @@ class FieldFit:
 
 
 class FieldRun:
-    """The field's state on signals y (N, D): maps, hyperparameters, and coefficients to start the solver from."""
+    """The field's state on measured signals (N, D): maps, hyperparameters, and coefficients to start the solver from.
 
-    def __init__(self, brain: Brain, y: Floats, start: tuple[Floats, Floats]) -> None:
-        self.brain, self.y = brain, y
+    Fitted is y, what was measured without the factors by which whole volumes are off.
+    """
+
+    def __init__(self, brain: Brain, measured: Floats, start: tuple[Floats, Floats], factors: VolumeFactors) -> None:
+        self.brain, self.measured, self.factors = brain, measured, factors
+        self.y = y = factors.without(measured)
         self.cbf, self.att = start
         self.mean = np.array([self.cbf.mean() / CBF_UNIT, self.att.mean()])
         self.att_sd = START_ATT_SD
@@ -244,12 +253,22 @@ class FieldRun:
 
     def settle(self, hasty: bool = False) -> None:
         """Gauss-Newton steps with everything learned until the maps stay; the hasty give up where they are far off."""
+        self._take_out_factors()
         for done in range(SETTLE):
             self.step(learn=False)
             moved = float((np.quantile(np.abs(self.change), 0.999, axis=1) / np.maximum(self.error_sd, 1e-9)).max())
             self.settled = moved < SETTLED_SD
             if self.settled or (hasty and done > 0 and moved > FAR_SD):
                 break
+
+    def _take_out_factors(self) -> None:
+        brain = self.brain
+        if brain.noise is not None:
+            weight = self.weight / (self.scale * self.relative)
+            fitted, _ = linearize(self.y, brain.timing, self.cbf, self.att, self.att_sd)
+            maps = self.cbf, self.att
+            self.factors = volume_factors(brain.problem, self.measured, fitted, maps, weight, brain.noise)
+            self.y = self.factors.without(self.measured)
 
     def step(self, learn: bool) -> None:
         """One Gauss-Newton step; with learn, one step of the hyperparameters after it."""
@@ -356,6 +375,20 @@ class FieldRun:
                 squares[which] += np.square(member.mean - draw, dtype=np.float64).mean(axis=1)
         return np.sqrt(np.maximum(squares[1] / squares[0], 1.0))[:, None]
 
+    def _side_of_region(self) -> Floats:
+        """Variances (2, N) of CBF and ATT because a voxel may be in the region or not.
+
+        Only ATT has one: CBF of a voxel on the wrong side is found by the fields that are everywhere. What is less
+        likely than UNLIKELY is no part of a 95 % interval.
+        """
+        variance = np.zeros((2, len(self.cbf)))
+        if self.region is not None and self.posterior is not None:
+            cbf, att = self.posterior.fields[-2:].astype(np.float64)
+            member = self.region.member
+            unsure = np.abs(member - 0.5) < 0.5 - UNLIKELY
+            variance[1] = unsure * member * (1 - member) * (att + self.posterior.prior.coupling * cbf) ** 2
+        return variance
+
     def finish(self, members: int) -> FieldFit:
         """Draw the members and put everything into physical units."""
         assert self.posterior is not None
@@ -377,9 +410,11 @@ class FieldRun:
             att=self.att,
             fitted=self.fitted,
             covariance=brain.covariance(errors, likelihood.precision) * UNITS_SQUARED,
-            reported=brain.covariance(restored, likelihood.precision)[[0, 2]] * UNITS_SQUARED[[0, 2]],
+            reported=brain.covariance(restored, likelihood.precision)[[0, 2]] * UNITS_SQUARED[[0, 2]]
+            + self._side_of_region(),
             member_errors=np.array([e * UNITS[:, None] for e in restored], np.float32),
             precision=likelihood.precision.astype(np.float64) / UNITS_SQUARED,
+            factors=self.factors,
             wider=wider,
             remainder=self.posterior.remainder.astype(np.float64) / UNITS[:, None],
             noise_variance=self.scale,

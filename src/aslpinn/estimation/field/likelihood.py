@@ -156,21 +156,6 @@ def _spread(problem: Problem, voxel_size: Sequence[float]) -> tuple[Doubles, Dou
     return squares, log, around, freedom
 
 
-def volume_variance(problem: Problem, fitted: Doubles, noise: Doubles) -> float:
-    """Variance of a factor common to a whole volume, from how repeats of fitted (N, D) differ in size, beyond chance.
-
-    noise (N,) is the variance of one volume. Global fluctuations of labeling and of flow are such a factor.
-    """
-    expected = fitted[:, problem.pair]
-    weight = expected / noise[:, None]
-    power = np.maximum((weight * expected).sum(axis=0), 1e-30)
-    factor = (weight * problem.volumes).sum(axis=0) / power
-    mean = np.bincount(problem.pair, factor) / np.bincount(problem.pair)
-    freedom = len(problem.pair) - len(problem.counts)
-    spread = float(np.square(factor - mean[problem.pair]).sum()) / freedom
-    return max(spread - float(np.mean(1 / power)), 0.0)
-
-
 def noise_spectrum(problem: Problem, noise: Doubles, levels: GaussianLevels, seed: int) -> Floats:
     """Spectrum of noise of SD 1 as the repeats show it, noise (N,) being the variance of one volume.
 
