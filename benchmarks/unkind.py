@@ -2,11 +2,12 @@
 
     python benchmarks/unkind.py [--data NAME=ASL_FILE ...] [--only NAME ...] [--out FILE]
 
-Each phantom of `aslpinn.data.phantom.unkind`, and each BIDS series given, is split into its odd and its even repeats.
-Every estimator is given one half and predicts the mean of the other; "half" is the given half itself. A row holds the
-RMSE over the mask in units of M0b, and for phantoms the correlation with the truth and the share of voxels whose 95 %
-interval holds it in gray and white matter. A row is written as its fit ends; a run that was stopped goes on where it
-was.
+Each phantom of `aslpinn.data.phantom.unkind`, with a lesion, and each BIDS series given, is split into its odd and its
+even repeats. Every estimator is given one half and predicts the mean of the other; "half" is the given half itself, and
+"field-white" the field with the T1 of white matter as that of tissue. A row holds the RMSE over the mask in units of
+M0b, and for phantoms the correlation with the truth and the share of voxels whose 95 % interval holds it in gray and
+white matter, in the lesion, and within 6 mm of its border. A row is written as its fit ends; a run that was stopped
+goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,23 +15,26 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from aslpinn import Estimate, fit, load_subject
 from aslpinn.data.phantom.simulate import Phantom
-from aslpinn.data.phantom.unkind import UNKIND, unkind
+from aslpinn.data.phantom.unkind import T1_WHITE, UNKIND, unkind
 
 ESTIMATORS = ("field", "nlls", "smoothed")
 COLUMNS = (
     "data", "seed", "direction", "estimator", "held_out", "cbf_pcc", "att_pcc",
-    "cbf_gm_held", "cbf_wm_held", "att_gm_held", "att_wm_held",
+    *(f"{name}_{region}_held" for name in ("cbf", "att") for region in ("gm", "wm", "lesion", "rim")),
 )  # fmt: skip
 TSNR, LIKELY = 1.5, 1.96  # of the phantoms; SDs on either side of a 95 % interval
 PURE = 0.8  # partial volume from which a voxel is of one tissue
+RIM = 6.0  # mm on either side of the lesion's border
 
 
 class Case:
@@ -59,9 +63,11 @@ class Case:
             if name == "half":
                 predicted, estimate = timing.mean_over_repeats(inside[:, given]), None
             else:
+                white, method = name == "field-white", name.removesuffix("-white")
+                constants = replace(timing.constants, t1_tissue=T1_WHITE) if white else timing.constants
                 estimate = fit(
-                    self.series[..., given], self.mask, timing, estimator=name, voxel_size=self.voxel_size,
-                    guide=self.guide if name == "field" else None,
+                    self.series[..., given], self.mask, timing.with_constants(constants), estimator=method,
+                    voxel_size=self.voxel_size, guide=self.guide if method == "field" else None,
                 )  # fmt: skip
                 predicted = estimate.fitted[self.mask]
             row = {"held_out": float(np.sqrt(np.mean((predicted - target) ** 2)))}
@@ -73,15 +79,22 @@ class Case:
         if truth is None or estimate is None:
             return {}
         found: dict[str, float] = {}
+        where = self.regions(truth)
         for name in ("cbf", "att"):
             true, own, sd = (
                 getattr(*at)[self.mask] for at in ((truth, name), (estimate, name), (estimate, f"{name}_sd"))
             )
             found[f"{name}_pcc"] = float(np.corrcoef(true, own)[0, 1])
             holds = np.abs(own - true) < LIKELY * sd
-            for tissue in ("gm", "wm"):
-                found[f"{name}_{tissue}_held"] = float(holds[getattr(truth, tissue)[self.mask] > PURE].mean())
+            found |= {f"{name}_{region}_held": float(holds[inside].mean()) for region, inside in where.items()}
         return found
+
+    def regions(self, truth: Phantom) -> dict[str, NDArray[np.bool_]]:
+        """Voxels (N,) of the mask that are nearly pure gray and white matter, of the lesion, and of its rim."""
+        lesion, size = truth.lesion, self.voxel_size
+        away = np.where(lesion, distance_transform_edt(lesion, size), distance_transform_edt(~lesion, size))
+        found = {"gm": truth.gm > PURE, "wm": truth.wm > PURE, "lesion": lesion, "rim": away <= RIM}
+        return {region: inside[self.mask] for region, inside in found.items()}
 
 
 def main() -> None:
@@ -104,16 +117,16 @@ def main() -> None:
         arguments.out.write_text(",".join(COLUMNS) + "\n")
     for name in arguments.only or [*UNKIND, *given]:
         seed = 0 if name in given else arguments.seed
+        wanted = [*arguments.estimators, *(["field-white"] if name == "tissue-t1" else [])]
         lacking = {
-            direction: [e for e in arguments.estimators if (name, str(seed), str(direction), e) not in there]
-            for direction in (0, 1)
+            direction: [e for e in wanted if (name, str(seed), str(direction), e) not in there] for direction in (0, 1)
         }
         if not any(lacking.values()):
             continue
         if name in given:
             case = Case(name, load_subject(given[name], motion="off"))
         else:
-            case = Case(name, unkind(name, TSNR, seed, voxel_size=tuple(arguments.voxel_size)))
+            case = Case(name, unkind(name, TSNR, seed, lesion=True, voxel_size=tuple(arguments.voxel_size)))
         for direction, estimators in lacking.items():
             for row in case.rows(direction, estimators):
                 values = row | {"data": name, "seed": seed}
