@@ -272,6 +272,25 @@ def test_the_mask_leaves_out_noise_and_scalp_and_fills_holes(rng: np.random.Gene
     assert dice > 0.97
 
 
+def test_the_mask_of_suppressed_controls_leaves_out_scalp_as_bright_as_brain_elsewhere(
+    rng: np.random.Generator,
+) -> None:
+    """A coil makes scalp on one side as bright as brain on the other; it touches the brain along a quarter of it."""
+    x, y, _ = np.indices((48, 48, 12)).astype(float) - np.array([23.5, 23.5, 5.5]).reshape(3, 1, 1, 1)
+    radius = np.hypot(x, y)
+    brain = radius < 15
+    scalp = (radius >= 15) & (radius < 20) & (x > 10)
+    coil = np.exp(x / 60)
+    image = (np.where(brain, 1000.0, 0.0) + np.where(scalp, 420.0, 0.0)) * coil
+    image[(radius < 3)] *= 0.3  # what the pulses null
+    noisy = np.abs(image + rng.normal(0, 20, image.shape)).astype(np.float32)
+    control, m0 = (brain_mask(noisy, (3.5, 3.5, 5.0), control=which) for which in (True, False))
+    assert (m0 & scalp).sum() > 0.5 * scalp.sum()
+    assert (control & scalp).sum() < 0.02 * scalp.sum()
+    assert (control & brain).sum() > 0.98 * brain.sum()
+    assert np.array_equal(control, brain_mask(1e6 * noisy, (3.5, 3.5, 5.0), control=True))
+
+
 def test_tissue_maps_are_found_by_their_bids_names(data: DataSet) -> None:
     data.write()
     assert load_subject(data.asl).tissue is None
@@ -582,3 +601,18 @@ def test_the_decoded_series_is_read_with_its_separate_m0(shared: Path) -> None:
     np.testing.assert_allclose(subject.acquisition.labeling_duration, [0.1, 0.1, 0.15, 0.15, 0.4, 0.8, 1.8])
     assert subject.mask.mean() > 0.85  # a crop of brain
     assert subject.provenance["m0"]["relaxation"] == 1
+
+
+def test_the_3d_series_is_read_and_its_mask_is_a_brain(shared: Path) -> None:
+    """Suppressed controls, no M0: the mask is that of a brain of this person, without most of the scalp."""
+    subject = load_subject(shared / "data" / "oxford-tgse" / "sub-01" / "perf" / "sub-01_asl.nii.gz", motion="off")
+    assert subject.series.shape == (64, 64, 20, 24)
+    assert subject.acquisition.repeats.tolist() == [4] * 6
+    assert np.allclose(np.unique(subject.acquisition.post_labeling_delay), np.arange(0.25, 1.51, 0.25))
+    assert set(subject.acquisition.labeling_duration) == {1.4}
+    assert subject.acquisition.slice_offset is None
+    assert any("mask made from the mean control image" in step for step in subject.provenance["steps"])
+    other = load_subject(shared / "data" / "oxford-mpld" / "sub-01" / "perf" / "sub-01_asl.nii.gz", motion="off")
+    of_m0, of_controls = (s.mask.sum() * np.prod(s.voxel_size) for s in (other, subject))
+    assert of_controls == pytest.approx(of_m0, rel=0.05)  # 12 % more before scalp was left out
+    assert subject.series[subject.mask].mean() > 0

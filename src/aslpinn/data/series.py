@@ -552,6 +552,6 @@ def _mask(given: str | Path | None, image: Image, layout: Layout, m0: M0, steps:
                 f"{image.path}: no M0 image and no control volume to make a mask from; give one with --mask"
             )
         source, what = static, "the mean control image"
-    inside = brain_mask(source, image.voxel_size)
+    inside = brain_mask(source, image.voxel_size, control=m0.uniform)
     steps.append(f"mask made from {what}: {inside.sum()} voxels")
     return inside
