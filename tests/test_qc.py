@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from aslpinn import Estimate, load_subject, simulate
 from aslpinn.data import write_phantom
@@ -79,3 +81,24 @@ def test_the_quality_index_falls_with_noise_and_negative_gray_matter(subject, rn
 def test_motion_is_drawn_with_units() -> None:
     figure = figures.motion(np.zeros((5, 6)), np.zeros(5))
     assert [axes.get_ylabel() for axes in figure.axes] == ["translation (mm)", "rotation (degrees)", "framewise (mm)"]
+
+
+def test_voxels_without_flow_are_told_by_where_they_are(subject) -> None:
+    """Negative values count with those that are exactly 0, and fluid is known where tissue maps are."""
+    phantom, person = subject
+    estimate = truth(phantom)
+    fluid = person.mask & (phantom.gm + phantom.wm < 0.5)
+    deep = np.argwhere(ndimage.binary_erosion(person.mask) & ~fluid)[:10]
+    estimate.cbf = np.where(person.mask, 40.0, 0.0).astype(np.float32)
+    estimate.cbf[fluid] = 0
+    estimate.cbf[tuple(deep.T)] = -3.0
+    voxels = person.mask.sum()
+    known = replace(person, tissue={"gm": phantom.gm, "wm": phantom.wm})
+    found = qc.quality(known, estimate)["CbfNotAboveZero"]
+    assert found["All"] == pytest.approx((fluid.sum() + 10) / voxels, abs=1e-4)
+    assert found["Zero"] == found["Fluid"] == pytest.approx(fluid.sum() / voxels, abs=1e-4)
+    assert found["Elsewhere"] == pytest.approx(10 / voxels, abs=1e-4)
+    assert found["Edge"] == 0
+    unknown = qc.quality(replace(person, tissue=None), estimate)["CbfNotAboveZero"]
+    assert unknown["Fluid"] is None
+    assert unknown["Edge"] + unknown["Elsewhere"] == pytest.approx(unknown["All"], abs=2e-4)

@@ -38,12 +38,13 @@ class Estimator:
     """The options of an estimator, and "module:function" of this room, imported when it is first called.
 
     The function takes (problem: Problem, request: Request, options) and returns an Estimate. disperses: its model has
-    the gamma kernel of dispersion.
+    the gamma kernel of dispersion. signed: CBF is reported below zero where it is estimated so, not bounded at 0.
     """
 
     options: type[Options]
     function: str
     disperses: bool = False
+    signed: bool = False
 
     def load(self) -> Callable[..., Estimate]:
         """The function."""
@@ -53,14 +54,14 @@ class Estimator:
 
 
 ESTIMATORS = {
-    "field": Estimator(FieldOptions, "field.fit:fit_field"),
+    "field": Estimator(FieldOptions, "field.fit:fit_field", signed=True),
     "pinn": Estimator(PinnOptions, "networks.fit:fit_pinn", disperses=True),
     "nlls": Estimator(NllsOptions, "nlls:fit_nlls", disperses=True),
-    "vb": Estimator(VbOptions, "variational:fit_vb"),
-    "svb": Estimator(SvbOptions, "variational:fit_svb"),
+    "vb": Estimator(VbOptions, "variational:fit_vb", signed=True),
+    "svb": Estimator(SvbOptions, "variational:fit_svb", signed=True),
     "smoothed": Estimator(SmoothedOptions, "smoothed:fit_smoothed", disperses=True),
-    "basil": Estimator(BasilOptions, "basil:fit_basil"),
-    "consensus": Estimator(ConsensusOptions, "consensus:fit_consensus"),
+    "basil": Estimator(BasilOptions, "basil:fit_basil", signed=True),
+    "consensus": Estimator(ConsensusOptions, "consensus:fit_consensus", signed=True),
 }
 #: What fits a series where no estimator is named: one of several delays, and one of one delay.
 DEFAULT, ONE_DELAY = "field", "consensus"
@@ -237,6 +238,7 @@ def fit(
     request = Request(sizes, guide, progress, _shares(tissue, problem.mask), apart)
     estimate = kind.load()(problem, request, chosen)
     estimate.settings.setdefault("seed", chosen.seed)
+    estimate.info["cbf_below_zero"] = "as estimated" if kind.signed else "none: bounded at 0"
     if name in PRESETS and options is None:
         estimate.settings["preset"] = preset or default_preset(name)
     return estimate

@@ -83,7 +83,8 @@ def quality(subject: Subject, estimate: Estimate) -> dict[str, Any]:
     """Measures of a subject's maps, their thresholds, and which are flagged; ready for JSON. NaN where not measurable.
 
     qei (needs tissue maps), spatial_cov of CBF (SD over mean; in gray matter where it is known), negative_share of
-    the raw voxelwise CBF, mean_framewise_displacement in mm, residual_over_noise, gm_cbf and gm_wm_ratio.
+    the raw voxelwise CBF, mean_framewise_displacement in mm, residual_over_noise, gm_cbf and gm_wm_ratio; beside them
+    where CBF is not above zero.
     """
     mask = subject.mask
     cbf = np.asarray(estimate.cbf, dtype=float)
@@ -125,10 +126,29 @@ def quality(subject: Subject, estimate: Estimate) -> dict[str, Any]:
         "OutlyingSlices": len(outliers.get("Slices", [])),
         "TissueMaps": source,
         "MaskVoxels": int(mask.sum()),
+        "CbfNotAboveZero": not_above_zero(subject, cbf),
         "Flags": flags,
         "Plausibility": plausibility(subject, estimate),
         "Thresholds": {name: {"Low": t.low, "High": t.high, "Source": t.source} for name, t in THRESHOLDS.items()},
     }
+
+
+def not_above_zero(subject: Subject, cbf: Float) -> dict[str, float | None]:
+    """Shares of the mask's voxels whose CBF is 0 or below, and where these are: ready for JSON.
+
+    Of them, Zero are exactly 0; Fluid have less than half tissue (None without tissue maps), Edge are others that touch
+    what is not in the mask, where a voxel is part fluid, and Elsewhere are the rest.
+    """
+    mask = subject.mask
+    low = mask & (cbf <= 0)
+    fluid = np.zeros_like(mask)
+    if subject.tissue is not None:
+        fluid = mask & (sum(np.asarray(subject.tissue[name], dtype=float) for name in ("gm", "wm")) < 0.5)
+    edge = mask & ~fluid & ~ndimage.binary_erosion(mask)
+    parts = {"All": low, "Zero": low & (cbf == 0), "Fluid": low & fluid, "Edge": low & edge}
+    parts["Elsewhere"] = low & ~fluid & ~edge
+    shares: dict[str, float | None] = {name: round(float(part.sum() / mask.sum()), 4) for name, part in parts.items()}
+    return shares if subject.tissue is not None else shares | {"Fluid": None}
 
 
 def line(found: dict[str, Any]) -> str:

@@ -77,7 +77,8 @@ def fit_field(problem: Problem, request: Request, options: FieldOptions) -> Esti
     settings = options.as_dict() | {"arterial": arterial, "guide": request.guide is not None}
     info = _info(brain, fit, mixture, noise) | {"seconds": time.perf_counter() - began}
     cbf, att, cbf_sd, att_sd = maps.astype(np.float32)
-    estimate = problem.estimate("field", cbf.clip(*CBF_BOUNDS), att.clip(*ATT_BOUNDS), cbf_sd, att_sd, settings, info)
+    cbf = cbf.clip(-CBF_BOUNDS[1], CBF_BOUNDS[1])  # noise makes it as often too low as too high: no bound at 0
+    estimate = problem.estimate("field", cbf, att.clip(*ATT_BOUNDS), cbf_sd, att_sd, settings, info)
     estimate.fitted = problem.volume(mixture.fitted)
     errors = fit.member_errors
     if request.tissue is None:
