@@ -33,7 +33,6 @@ from numpy.typing import NDArray
 
 from ...errors import FitError
 from ...physics import ATT_BOUNDS, CBF_BOUNDS
-from ...smoothing import smooth_inside
 from ..estimate import ARTERY, AT_BOUND, FLAGS, MISFIT, NOT_CONVERGED, PRIOR_DOMINATED, REGION, Estimate
 from ..mixture import Mixture, VoxelMixture
 from ..options import FieldOptions
