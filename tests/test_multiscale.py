@@ -253,6 +253,7 @@ def test_sigma_points_of_small_width_are_the_derivatives(rng):
         att,
         h,
         np.zeros((n, 2)),
+        np.full(n, 1 / TIMING.constants.t1_tissue),
         row,
         PLD[None],
         TAU,
