@@ -281,8 +281,8 @@ def test_the_last_sums_are_the_slopes_of_the_expected_misfit(rng):
     nodes, weights = np.polynomial.hermite_e.hermegauss(5)
     weights /= weights.sum()
     row, count, t1 = np.zeros(n, np.int64), np.full(11, 2.0), apparent_t1(cbf)[:, None]
-    known = np.tile([cbf_sd**2, att_sd**2], (n, 1))
-    of_data = row, PLD[None], TAU, count, factors(TIMING.constants)
+    known, relaxation = np.tile([cbf_sd**2, att_sd**2], (n, 1)), np.full(n, 1 / TIMING.constants.t1_tissue)
+    of_data = relaxation, row, PLD[None], TAU, count, factors(TIMING.constants)
     sigma_point_sums(0, n, y, cbf, att, att_sd, known, *of_data, nodes, weights, fitted, sums)
     fine, fine_weights = np.polynomial.hermite_e.hermegauss(60)
 
