@@ -123,7 +123,7 @@ def paper_runs_table(runs: DataFrame, region: str) -> str:
     """Markdown: scores over a region of the paper's method by tSNR, sub-boli and reading, mean ± SD over seeds.
 
     A range of epochs is one that held-out samples chose; the number of seeds is in parentheses. Over the volume the
-    paper's own numbers, typed in, stand above them; inside the mask the bias of CBF beside them.
+    paper's own numbers, typed in, stand above them; inside the mask the mean bias of CBF beside them.
     """
     inside = region == "mask"
     scores = [f"{key}_{kind}_{region}" for key, kind in TABLE_3]
@@ -133,14 +133,13 @@ def paper_runs_table(runs: DataFrame, region: str) -> str:
             published = [f"{PAPER_TABLE_3[tsnr, key, kind]['pinn']:.3f}" for key, kind in TABLE_3]
             lines.append([tsnr, "**published**", "", *published])
         by = ["reading", "protocol", "held_out"]
-        for (reading, protocol, held_out), group in runs[runs["tsnr"] == tsnr].groupby(by, sort=False):
+        ordered = runs[runs["tsnr"] == tsnr].sort_values(by, ascending=[False, True, True])
+        for (reading, protocol, held_out), group in ordered.groupby(by, sort=False):
             chosen = group["epoch"]
             epochs = f"{chosen.min()} to {chosen.max()}" if held_out else f"{chosen.max()}"
             several = len(group) > 1
             cells = [f"{group[name].mean():.3f}" + f" ± {group[name].std():.3f}" * several for name in scores]
-            for tissue in ("gm", "wm") if inside else ():
-                bias = group[f"cbf_bias_{tissue}"]
-                cells.append(f"{bias.mean():+.0f}" + f" ± {bias.std():.0f}" * several)
+            cells += [f"{group[f'cbf_bias_{tissue}'].mean():+.0f}" for tissue in ("gm", "wm") if inside]
             rate = {"ode": "ODE", "derivative": "dS/dt"}[reading]
             lines.append([tsnr, f"{rate}, {protocol}", f"{epochs} ({len(group)})", *cells])
     head = ["tSNR", "P, sub-boli", "epoch (seeds)", "CBF SSIM", "CBF PCC", "ATT SSIM", "ATT PCC"]
