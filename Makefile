@@ -19,7 +19,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS := ablation,book,data,test
 BIDS ?=
-J ?= $(shell nproc 2>/dev/null || echo 2)
+# nproc counts no more than OMP_NUM_THREADS says, which tests set to 1 for what runs in a process.
+J ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2)
 OUT ?= build
 DATA ?= build/data
 FROM ?=
