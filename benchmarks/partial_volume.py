@@ -12,7 +12,6 @@ how many of the 95 % intervals hold the truth. A run that was stopped goes on wh
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from resumable import append, begin
 
 from aslpinn import Acquisition, Estimate, fit, simulate
 from aslpinn.data.phantom.simulate import Phantom
@@ -115,21 +115,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="of the noise")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"), help="the CSV file")
     arguments = parser.parse_args()
-    there = set()
-    if arguments.out.is_file():
-        with arguments.out.open(newline="") as file:
-            there = {(row["phantom"], int(row["seed"])) for row in csv.DictReader(file)}
-    else:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(",".join(COLUMNS) + "\n")
+    there = begin(arguments.out, COLUMNS, ("phantom", "seed"))
     for seed in range(arguments.seeds):
         for name in ("one T1", "two T1"):
-            if (name, seed) in there:
+            if (name, str(seed)) in there:
                 continue
             done = list(rows(name, seed))
-            with arguments.out.open("a", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                writer.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in done)
+            append(arguments.out, COLUMNS, done, 4)
             print(f"{name}, seed {seed}: {len(done)} rows", flush=True)
 
 

@@ -13,7 +13,6 @@ goes on where it was.
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from resumable import append, begin
 
 from aslpinn import fit, simulate
 from aslpinn.data.phantom.simulate import Phantom
@@ -82,21 +82,13 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=50, help="draws of the noise")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"), help="the CSV file")
     arguments = parser.parse_args()
-    there = set()
-    if arguments.out.is_file():
-        with arguments.out.open(newline="") as file:
-            there = {(row["way"], int(row["seed"])) for row in csv.DictReader(file)}
-    else:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(",".join(COLUMNS) + "\n")
+    there = begin(arguments.out, COLUMNS, ("way", "seed"))
     for seed in range(arguments.draws):
         for way in WAYS:
-            if (way, seed) in there:
+            if (way, str(seed)) in there:
                 continue
             done = list(rows(way, seed))
-            with arguments.out.open("a", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                writer.writerows({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()} for row in done)
+            append(arguments.out, COLUMNS, done, 5)
             held, count = (sum(row[key] for row in done) for key in ("held", "regions"))
             print(f"{way} {seed}: {held} of {count}", flush=True)
 

@@ -12,12 +12,12 @@ goes on where it was.
 from __future__ import annotations
 
 import argparse
-import csv
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from resumable import append, begin
 
 from aslpinn_book.chapters import volunteers
 from aslpinn_book.chapters.benchmark import Method
@@ -62,21 +62,12 @@ def main() -> None:
         maps(arguments.out.with_name(f"{arguments.out.stem}-maps.npz"))
         return
     names = list(volunteers.Row.__dataclass_fields__)
-    there: set[int] = set()
-    if arguments.out.is_file():
-        with arguments.out.open(newline="") as file:
-            there = {int(row["volunteer"]) for row in csv.DictReader(file)}
-    else:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(",".join(names) + "\n")
+    there = begin(arguments.out, names, ["volunteer"])
     for number in range(1, arguments.volunteers + 1):
-        if number in there:
+        if (str(number),) in there:
             continue
         rows = volunteers.study([number], methods=METHODS)
-        with arguments.out.open("a", newline="") as file:
-            for row in rows:
-                values = {key: f"{v:.5g}" if isinstance(v, float) else v for key, v in asdict(row).items()}
-                csv.DictWriter(file, names, lineterminator="\n").writerow(values)
+        append(arguments.out, names, map(asdict, rows), 5)
         print(f"volunteer {number} of {arguments.volunteers}", flush=True)
 
 
