@@ -214,7 +214,7 @@ class FieldRun:
         self.scale = 0.0
         self.relative = np.ones(len(y)) if brain.noise is None else brain.noise / np.median(brain.noise)
         self.freedom = FREEDOMS[-1]
-        self.variances, self.coupling = start_variances(len(brain.levels.widths)), 0.0
+        self.variances, self.coupling = start_variances(brain.levels.widths), 0.0
         self.reach, self.turn = COUPLING_REACH, 0.0
         self.gain, self.moved = np.ones((2, len(y))), np.zeros((2, len(y)))
         self.error_sd, self.settled = np.zeros(2), False

@@ -107,11 +107,16 @@ class Prior:
         return np.stack(rows)
 
 
-def start_variances(levels: int) -> Doubles:
-    """Variances (3, levels + 2) before any is learned; the constant's are those of a broad prior of the mean."""
+def start_variances(widths: Sequence[float]) -> Doubles:
+    """Variances (3, levels + 2) before any is learned, for levels of the given widths in mm.
+
+    The constant's are those of a broad prior of the mean. Broad levels of ATT start small: a brain has few features of
+    their width, so a large start would stay, and the level would take up what the model lacks, as T1 of white matter.
+    """
+    levels = len(widths)
     variances = np.zeros((3, levels + 2))
     variances[0] = [4.0, 0.005, *[0.4 / levels] * levels]
-    variances[1] = [1.0, 0.001, *[0.02] * levels]
+    variances[1] = [1.0, 0.001, *(0.02 * widths[0] / np.array(widths))]
     variances[2, 0], variances[2, -2] = 0.2, 0.02
     return variances
 
