@@ -10,21 +10,22 @@ trainings, and predicted by Buxton's solution with the maps found. No truth is l
 once, for all data: rows of benchmarks/objectives.csv have the error of each strength that was tried, in units of the
 signals' 99.5th percentile. What the file lacks is trained; the phantoms have 6 x 6 x 7 mm and a seed of their own.
 
---trainings trains the objectives on the real series in the ways of TRAININGS, each from several seeds, with one
-strength of the decay. Rows of benchmarks/objectives-trainings.csv have the held-out error after the last epoch, that of
-the best epoch, and the share of voxels whose ATT lies past the last sample, where Buxton's solution is zero.
+--trainings trains the objectives on the real series and on the phantom that is sampled as it is, in the ways of
+TRAININGS, each from several seeds, with one strength of the decay. Rows of benchmarks/objectives-trainings.csv have the
+held-out error after the last epoch, that of the best epoch, and the share of voxels whose ATT lies past the last
+sample, where Buxton's solution is zero.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from resumable import append, begin
 
 from aslpinn import load_subject, simulate
 from aslpinn.estimation import prepare
@@ -55,21 +56,22 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "the same from the first sample on": FIRM | {"initial_condition": "off"},
 }
 TRAINING_SEEDS, DECAY = (SEED * MEMBER_SEEDS, 1, 2), 3.0  # the first one is that of the trials
+TRAINING_PHANTOMS = (("mpld6", 1.5),)
 TRAINING_COLUMNS = ("data", "objective", "training", "seed", "held_out", "best", "past")
+DIGITS = 6
 
 
-def data_sets(real: list[str], phantoms: bool = True) -> Iterator[tuple[str, Problem, Request]]:
+def data_sets(real: list[str], phantoms: Iterable[tuple[str, float]]) -> Iterator[tuple[str, Problem, Request]]:
     """Name, problem and request of every data set."""
     for one in real:
         name, path = one.split("=", 1)
         subject = load_subject(path, motion="off")
         request = Request(subject.voxel_size, subject.guide)
         yield name, prepare(subject.series, subject.mask, subject.acquisition), request
-    for protocol in PROTOCOLS if phantoms else ():
-        for tsnr in TSNR:
-            made = simulate(protocol, tsnr=tsnr, seed=SEED, voxel_size=VOXEL_SIZE)
-            problem = prepare(made.series, made.mask, made.acquisition)
-            yield f"phantom, {protocol}, tSNR {tsnr:g}", problem, Request(VOXEL_SIZE)
+    for protocol, tsnr in phantoms:
+        made = simulate(protocol, tsnr=tsnr, seed=SEED, voxel_size=VOXEL_SIZE)
+        problem = prepare(made.series, made.mask, made.acquisition)
+        yield f"phantom, {protocol}, tSNR {tsnr:g}", problem, Request(VOXEL_SIZE)
 
 
 def trained(problem: Problem, request: Request, settings: dict[str, Any]) -> dict[str, float]:
@@ -87,25 +89,15 @@ def write_trainings(real: list[str]) -> None:
     """Train what benchmarks/objectives-trainings.csv lacks."""
     out = OUT.with_name("objectives-trainings.csv")
     known = TRAINING_COLUMNS[:4]
-    done = set()
-    if out.exists():
-        with out.open(newline="", encoding="utf-8") as stream:
-            done = {tuple(row[name] for name in known) for row in csv.DictReader(stream)}
-    with out.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, TRAINING_COLUMNS, lineterminator="\n")
-        if not done:
-            writer.writeheader()
-        for name, problem, request in data_sets(real, phantoms=False):
-            for seed, (training, way), (objective, loss) in product(
-                TRAINING_SEEDS, TRAININGS.items(), OBJECTIVES.items()
-            ):
-                row = dict(zip(known, (name, objective, training, str(seed)), strict=True))
-                if tuple(row.values()) in done or (objective == "closed form" and "initial_condition" in way):
-                    continue
-                found = trained(problem, request, {"seed": seed} | loss | way)
-                writer.writerow(row | {key: f"{value:.6f}" for key, value in found.items()})
-                stream.flush()
-                print(row, {key: round(value, 4) for key, value in found.items()}, flush=True)
+    done = begin(out, TRAINING_COLUMNS, known)
+    for name, problem, request in data_sets(real, TRAINING_PHANTOMS):
+        for seed, (training, way), (objective, loss) in product(TRAINING_SEEDS, TRAININGS.items(), OBJECTIVES.items()):
+            row = dict(zip(known, (name, objective, training, str(seed)), strict=True))
+            if tuple(row.values()) in done or (objective == "closed form" and "initial_condition" in way):
+                continue
+            found = trained(problem, request, {"seed": seed} | loss | way)
+            append(out, TRAINING_COLUMNS, [row | found], DIGITS)
+            print(row, {key: round(value, 4) for key, value in found.items()}, flush=True)
 
 
 def main() -> None:
@@ -117,24 +109,16 @@ def main() -> None:
     if arguments.trainings:
         write_trainings(arguments.data)
         return
-    done = set()
-    if OUT.exists():
-        with OUT.open(newline="", encoding="utf-8") as stream:
-            done = {(row["data"], row["objective"]) for row in csv.DictReader(stream)}
-    with OUT.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-        if not done:
-            writer.writeheader()
-        for name, problem, request in data_sets(arguments.data):
-            for objective, settings in OBJECTIVES.items():
-                if (name, objective) in done:
-                    continue
-                members = Members(request, PRESETS["default"].changed(seed=SEED, **settings))
-                for strength, error in sorted(choose_decay(problem, request, members)[1].items()):
-                    row = {"data": name, "objective": objective, "level_decay": f"{strength:g}"}
-                    writer.writerow(row | {"held_out": f"{error:.6f}"})
-                    print(name, objective, strength, round(error, 5), flush=True)
-                stream.flush()
+    done = begin(OUT, COLUMNS, COLUMNS[:2])
+    for name, problem, request in data_sets(arguments.data, product(PROTOCOLS, TSNR)):
+        for objective, settings in OBJECTIVES.items():
+            if (name, objective) in done:
+                continue
+            members = Members(request, PRESETS["default"].changed(seed=SEED, **settings))
+            found = sorted(choose_decay(problem, request, members)[1].items())
+            rows = [dict(zip(COLUMNS, (name, objective, *pair), strict=True)) for pair in found]
+            append(OUT, COLUMNS, rows, DIGITS)
+            print(name, objective, {strength: round(error, 5) for strength, error in found}, flush=True)
 
 
 if __name__ == "__main__":

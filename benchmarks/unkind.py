@@ -13,7 +13,6 @@ goes on where it was.
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from resumable import append, begin
 from scipy.ndimage import distance_transform_edt
 
 from aslpinn import Estimate, fit, load_subject
@@ -108,13 +108,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"), help="the CSV file")
     arguments = parser.parse_args()
     given = dict(item.split("=", 1) for item in arguments.data)
-    there = set()
-    if arguments.out.is_file():
-        with arguments.out.open(newline="") as file:
-            there = {tuple(row[key] for key in COLUMNS[:4]) for row in csv.DictReader(file)}
-    else:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(",".join(COLUMNS) + "\n")
+    there = begin(arguments.out, COLUMNS, COLUMNS[:4])
     for name in arguments.only or [*UNKIND, *given]:
         seed = 0 if name in given else arguments.seed
         wanted = [*arguments.estimators, *(["field-white"] if name == "tissue-t1" else [])]
@@ -129,10 +123,7 @@ def main() -> None:
             case = Case(name, unkind(name, TSNR, seed, lesion=True, voxel_size=tuple(arguments.voxel_size)))
         for direction, estimators in lacking.items():
             for row in case.rows(direction, estimators):
-                values = row | {"data": name, "seed": seed}
-                with arguments.out.open("a", newline="") as file:
-                    kept = {key: f"{v:.5g}" if isinstance(v, float) else v for key, v in values.items()}
-                    csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(kept)
+                append(arguments.out, COLUMNS, [row | {"data": name, "seed": seed}], digits=5)
                 print(f"{name} {direction} {row['estimator']}: {1e3 * row['held_out']:.4f}e-3", flush=True)
 
 
