@@ -152,7 +152,7 @@ def test_the_papers_loss_finds_cbf_and_att_with_soft_edges_and_fails_with_steps(
 
 @pytest.mark.parametrize(
     ("protocol", "width", "initial"),
-    [("te11", 0.0491, "off"), ("te11-t1adjusted", 0.0519, "off"), ("mpld6", 0.0375, "on")],
+    [("te11", 0.0491, "off"), ("te11-t1adjusted", 0.0519, "off"), ("mpld6", 0.0725, "on")],
 )
 def test_width_and_initial_condition_follow_the_sampling_and_are_written_down(protocol, width, initial):
     phantom = simulate(protocol, tsnr=3.0, voxel_size=(9.0, 9.0, 12.0))

@@ -173,8 +173,9 @@ def initial_condition(problem: Problem, config: PinnOptions) -> bool:
 def edge_width(problem: Problem, config: PinnOptions) -> float:
     """Width in s of the edges of P in the pointwise loss: the config's, or EDGE_SHARE of the mean sampling interval.
 
-    Narrower than the sampling tells apart, so that CBF is not biased by blur; wide enough that the samples and random
-    times on either side of an edge feel it, so that ATT has a gradient. Dispersion needs none: its kernel is smooth.
+    f_tissue(t = 0) = 0 counts as a sample where it is one, for then the loss looks at all times from there. Narrower
+    than the sampling tells apart, so that CBF is not biased by blur; wide enough that the samples and random times on
+    either side of an edge feel it, so that ATT has a gradient. Dispersion needs none: its kernel is smooth.
     """
     disperses = problem.acquisition.constants.disperses
     if disperses and config.edge_width:
@@ -184,6 +185,8 @@ def edge_width(problem: Problem, config: PinnOptions) -> float:
     if config.edge_width is not None:
         return float(config.edge_width)
     times = np.unique(problem.acquisition.time.round(6))
+    if initial_condition(problem, config):
+        times = np.append(0.0, times)
     return EDGE_SHARE * float(np.ptp(times)) / max(len(times) - 1, 1)
 
 
