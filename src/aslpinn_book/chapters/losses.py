@@ -240,27 +240,27 @@ def trainings_table(stored: str | Path) -> tuple[Any, str]:
     """A stored run of benchmarks/objectives.py --trainings: held-out errors of ways to train (rows) and objectives.
 
     As a pandas table with a row a training, errors ("share") as shares of the closed form's in the trial from the same
-    seed; and in markdown, from the smallest to the largest of the seeds, with how many were lost: all ATT past the end.
+    seed on the same data; and in markdown, from the smallest to the largest of the seeds, with how many were lost: all
+    ATT past the end.
     """
     import pandas as pd
 
-    rows = pd.read_csv(stored)
-    plain = rows[(rows["objective"] == "closed form") & (rows["training"] == "trial")].set_index("seed")["held_out"]
-    rows["share"] = rows["held_out"] / rows["seed"].map(plain)
+    rows, start = pd.read_csv(stored), ["data", "seed"]
+    plain = rows[(rows["objective"] == "closed form") & (rows["training"] == "trial")].set_index(start)["held_out"]
+    rows["share"] = rows["held_out"] / plain.loc[pd.MultiIndex.from_frame(rows[start])].to_numpy()
     rows["lost"] = rows["past"] > 0.5
     objectives = list(dict.fromkeys(rows["objective"]))
 
     def cell(some: Any) -> str:
-        if some.empty:
-            return ""
-        lost = f", {some['lost'].sum()} lost" if some["lost"].any() else ""
-        return f"{some['share'].min():.2f} to {some['share'].max():.2f}{lost}"
+        kept = some[~some["lost"]]["share"]
+        told = [f"{kept.min():.2f} to {kept.max():.2f}"] if len(kept) else []
+        return ", ".join(told + ([f"{some['lost'].sum()} lost"] if some["lost"].any() else []))
 
     cells = [
-        [name, *(cell(of[of["objective"] == objective]) for objective in objectives)]
-        for name, of in rows.groupby("training", sort=False)
+        [*names, *(cell(of[of["objective"] == objective]) for objective in objectives)]
+        for names, of in rows.groupby(["data", "training"], sort=False)
     ]
-    return rows, markdown.table(["training", *objectives], cells, right=objectives)
+    return rows, markdown.table(["data", "training", *objectives], cells, right=objectives)
 
 
 @styled
