@@ -76,13 +76,17 @@ def map_file(key: Key) -> Path:
     return MAPS / f"{key[0]}-{key[2]:g}-{key[3]}.npz"
 
 
-def of_all_seeds(rows: list[benchmark.Score]) -> list[benchmark.Score]:
-    """Bias and noise of each method on the healthy phantom, from the maps that are kept; seed is ALL_SEEDS."""
-    found = []
+def of_all_seeds(rows: list[benchmark.Score], known: list[benchmark.Score]) -> list[benchmark.Score]:
+    """Bias and noise of each method on the healthy phantom, from the maps that are kept; seed is ALL_SEEDS.
+
+    A method whose maps are elsewhere keeps the rows that are `known` of it.
+    """
+    found: list[benchmark.Score] = []
     for method, tsnr in product(HEALTHY, benchmark.TSNRS):
         seeds = {row.seed for row in rows if (row.estimator, row.phantom, row.tsnr) == (method, "healthy", tsnr)}
         files = [file for seed in sorted(seeds) if (file := map_file((method, "healthy", tsnr, seed))).is_file()]
         if len(files) < 2:
+            found += [row for row in known if (row.estimator, row.tsnr) == (method, tsnr)]
             continue
         moments = benchmark.Moments()
         for file in files:
@@ -95,9 +99,16 @@ def of_all_seeds(rows: list[benchmark.Score]) -> list[benchmark.Score]:
 
 
 def write_slices(path: Path) -> None:
-    """Store one axial slice of each method's maps of the first seed, (X, Y) float16: METHOD-TSNR-cbf or -att."""
+    """Store one axial slice of each method's maps of the first seed, (X, Y) float16: METHOD-TSNR-cbf or -att.
+
+    A method whose maps are elsewhere keeps the slices that are stored of it.
+    """
     level = axial_slices(phantom_of(("", "healthy", benchmark.TSNRS[0], 0)).mask, 3)[1]
-    slices: dict[str, np.ndarray] = {"level": np.array(level)}
+    slices: dict[str, np.ndarray] = {}
+    if path.is_file():
+        with np.load(path) as before:
+            slices = dict(before)
+    slices["level"] = np.array(level)
     for method, tsnr in product(SHOWN, benchmark.TSNRS):
         if (file := map_file((method, "healthy", tsnr, 0))).is_file():
             with np.load(file) as maps:
@@ -113,14 +124,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"), help="the CSV file")
     arguments = parser.parse_args()
     rows = benchmark.read_csv(arguments.out) if arguments.out.is_file() else []
-    rows = [row for row in rows if row.estimator not in arguments.again and row.seed != benchmark.ALL_SEEDS]
+    rows = [row for row in rows if row.estimator not in arguments.again]
+    known = [row for row in rows if row.seed == benchmark.ALL_SEEDS]
+    rows = [row for row in rows if row.seed != benchmark.ALL_SEEDS]
     there = {(row.estimator, row.phantom, row.tsnr, row.seed) for row in rows}
     todo = [key for key in tasks(arguments.seeds) if key not in there]
     for number, key in enumerate(todo, 1):
         rows += one(key)
         print(f"{number} of {len(todo)}: {key[0]} on {key[1]}, tSNR {key[2]:g}, seed {key[3]}", flush=True)
-        write(rows, arguments.out)
-    write(rows + of_all_seeds(rows), arguments.out)
+        write(rows + known, arguments.out)
+    write(rows + of_all_seeds(rows, known), arguments.out)
     write_slices(arguments.out.with_name("phantom-maps.npz"))
 
 
