@@ -253,7 +253,7 @@ def trainings_table(stored: str | Path) -> tuple[Any, str]:
 
     def cell(some: Any) -> str:
         kept = some[~some["lost"]]["share"]
-        told = [f"{kept.min():.2f} to {kept.max():.2f}"] if len(kept) else []
+        told = [f"{kept.min():.2f}–{kept.max():.2f}"] if len(kept) else []
         return ", ".join(told + ([f"{some['lost'].sum()} lost"] if some["lost"].any() else []))
 
     cells = [
