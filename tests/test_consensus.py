@@ -97,7 +97,7 @@ def test_fit_writes_cbf_its_sd_and_why_there_is_no_att(asl: Path, tmp_path: Path
     told = capsys.readouterr().err
     assert "no ATT" in told
     names = {file.name for file in perf.glob("*.nii.gz")}
-    of_coverage = {f"sub-01_desc-{kind}.nii.gz" for kind in ("effective_pld", "valid_mask", "m0quality_mask")}
+    of_coverage = {f"sub-01_desc-{kind}.nii.gz" for kind in ("effective_pld", "valid_mask", "m0quality_dseg")}
     assert names - of_coverage == {"sub-01_cbf.nii.gz", "sub-01_desc-sd_cbf.nii.gz", "sub-01_desc-fit_deltam.nii.gz"}
     about = json.loads((perf / "sub-01_cbf.json").read_text())
     assert about["Estimator"] == "consensus"

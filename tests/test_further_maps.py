@@ -50,9 +50,9 @@ def test_delays_and_voxels_are_images(asl: Path, tmp_path: Path) -> None:
     valid = np.asarray(nib.load(perf / "sub-01_desc-valid_mask.nii.gz").dataobj) > 0
     assert not valid[~person.mask].any()
     assert valid[person.mask].mean() > 0.8
-    quality = np.asarray(nib.load(perf / "sub-01_desc-m0quality_mask.nii.gz").dataobj)
+    quality = np.asarray(nib.load(perf / "sub-01_desc-m0quality_dseg.nii.gz").dataobj)
     assert np.mean(quality[person.mask] > 0) < 0.05
-    told = json.loads((perf / "sub-01_desc-m0quality_mask.json").read_text())
+    told = json.loads((perf / "sub-01_desc-m0quality_dseg.json").read_text())
     assert set(told["Levels"]) == {"1", "2", "4"}
     assert not list(perf.glob("*space-*"))
 

@@ -34,7 +34,7 @@ EQUATION = (
 
 IGNORED = (
     "# Quantities that BIDS does not name yet",
-    *(f"**/*_{suffix}.*" for suffix in ("cbf", "att", "deltam", "abv", "pld", "mask", "timeseries", "quality")),
+    *(f"**/*_{suffix}.*" for suffix in ("cbf", "att", "deltam", "abv", "pld", "mask", "dseg", "timeseries", "quality")),
 )
 
 
@@ -212,14 +212,15 @@ def _require_own(subject: Subject, out: Path) -> None:
 
 
 #: What an output's name says of it, in the order of `_maps`; without M0 the first kinds are relative.
-_KINDS = ("cbf", "att", "desc-sd_cbf", "desc-sd_att", "desc-fit_deltam", "desc-arterial_abv", "desc-flags_mask")
-_OF_COVERAGE = ("desc-effective_pld", "desc-valid_mask", "desc-m0quality_mask")
+_KINDS = ("cbf", "att", "desc-sd_cbf", "desc-sd_att", "desc-fit_deltam", "desc-arterial_abv", "desc-flags_dseg")
+_OF_COVERAGE = ("desc-effective_pld", "desc-valid_mask", "desc-m0quality_dseg")
+_FORMER = ("desc-flags_mask", "desc-m0quality_mask")  # names of 0.1; a mask has zeros and ones only
 _RELATIVE = {"cbf": "desc-relative_cbf", "desc-sd_cbf": "desc-relativesd_cbf", "desc-arterial_abv": "desc-relative_abv"}
 
 
 def _names(subject: Subject) -> list[str]:
     """Every name that a map of the subject can have."""
-    return [f"{subject.name}_{kind}" for kind in (*_KINDS, *_RELATIVE.values(), *_OF_COVERAGE)]
+    return [f"{subject.name}_{kind}" for kind in (*_KINDS, *_RELATIVE.values(), *_OF_COVERAGE, *_FORMER)]
 
 
 def _maps(subject: Subject, estimate: Estimate) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:

@@ -26,7 +26,7 @@ def coverage_maps(subject: Subject, estimate: Estimate) -> dict[str, tuple[Any, 
     """Images by the ends of their names, with descriptions, for `write_estimate(more=)`.
 
     desc-effective_pld (X, Y, Z, D): post-labeling delay in s with the slice's own time, for each distinct duration and
-    delay; desc-valid_mask (X, Y, Z): 1 where the maps may be used; desc-m0quality_mask: bits of M0_LEVELS, where M0 is
+    delay; desc-valid_mask (X, Y, Z): 1 where the maps may be used; desc-m0quality_dseg: bits of M0_LEVELS, where M0 is
     an image.
     """
     mask = subject.mask
@@ -55,7 +55,7 @@ def coverage_maps(subject: Subject, estimate: Estimate) -> dict[str, tuple[Any, 
         middle = float(np.median(above)) if above.size else 1.0
         quality = 1 * (m0 <= 0) + 2 * ((m0 > 0) & (m0 < LOW_M0 * middle)) + 4 * (m0 > HIGH_M0 * middle)
         valid &= m0 > 0
-        found["desc-m0quality_mask"] = (
+        found["desc-m0quality_dseg"] = (
             np.where(mask, quality, 0).astype(np.uint8),
             {"Description": "M0 that makes CBF of a voxel doubtful, bits added", "Levels": M0_LEVELS},
         )
