@@ -73,6 +73,7 @@ def fitted_maps(row: Row) -> tuple[Any, Any, Any]:
     config = PinnOptions(
         objective="pointwise", reading=row["reading"], edge_width=row["width"], seed=row["seed"],
         levels=4, base=8, finest=48, att_levels=0, anatomy="off", members=1, epochs=EPOCHS, batch=1000,
+        initial_condition="auto",
     )  # fmt: skip
     samples = Samples.of(prepare(phantom.series, phantom.mask, timing), VOXEL_SIZE, config)
     engine: Any = (AutogradEngine if row["edges"] == "gamma" else CompiledEngine)(samples, config, row["seed"])

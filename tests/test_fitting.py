@@ -368,3 +368,10 @@ def test_of_strengths_that_predict_alike_the_weakest_is_taken():
     assert weakest_alike(squares) == 10.0
     assert weakest_alike({3.0: 1.2 + either, 30.0: np.ones(100)}) == 30.0
     assert weakest_alike({3.0: np.ones(100), 30.0: 1.2 + either}) == 3.0
+
+
+def test_a_training_whose_label_never_arrives_is_lost_and_says_so(phantom):
+    series, mask, _, _ = phantom
+    late = {"objective": "pointwise", "reading": "ode", "att_scale": 6.0, "lr": 1e-6, "level_decay": 0.0}
+    with pytest.raises(FitError, match=r"ATT of every voxel lies past the last sample, 3\.65 s"):
+        fit(series, mask, TIMING, estimator="pinn", **late, **QUICK)

@@ -161,6 +161,8 @@ def test_width_and_initial_condition_follow_the_sampling_and_are_written_down(pr
         settings = trained(phantom, objective=objective, epochs=1)[0].settings
         assert settings["edge_width"] == pytest.approx(expected, abs=1e-4)
         assert settings["initial_condition"] == ("off" if objective == "closed-form" else initial)
+        settings = trained(phantom, preset="default", objective=objective, level_decay=3.0, epochs=1)[0].settings
+        assert settings["initial_condition"] == ("off" if objective == "closed-form" else "on")
     assert trained(phantom, edge_width=0.1, initial_condition="off", epochs=1)[0].settings["edge_width"] == 0.1
 
 

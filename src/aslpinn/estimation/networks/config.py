@@ -34,18 +34,18 @@ class PinnOptions(Options):
         choices=("uniform", "between", "near"),
     )
     initial_condition: str = option(
-        "auto",
+        "on",
         "f_tissue(t = 0) = 0 as a sample, collocation from there; auto: if the first sample is later than 1 s",
         choices=("auto", "on", "off"),
     )
 
     levels: int = option(
-        6, "grids of the hash encoding (of CBF, where ATT has its own)", low=1, table2="Number of levels"
+        5, "grids of the hash encoding (of CBF, where ATT has its own)", low=1, table2="Number of levels"
     )
     features: int = option(2, "values in a row of the table", low=1, table2="Features per level")
     log2_table: int = option(15, "a grid has at most 2 to this power rows", low=1, table2="log2 hashmap size")
     base: int = option(8, "vertices along an axis of the coarsest grid", low=1, table2="Base resolution")
-    finest: int = option(64, "vertices along an axis of the finest grid", low=1, table2="Finest resolution")
+    finest: int = option(48, "vertices along an axis of the finest grid", low=1, table2="Finest resolution")
     att_levels: int = option(4, "grids of ATT's own encoding and network; 0: ATT shares those of CBF", low=0)
     att_base: int = option(4, "as base, for ATT", low=1)
     att_finest: int = option(24, "as finest, for ATT", low=1)
@@ -146,6 +146,7 @@ PRESETS: dict[str, PinnOptions] = {
         alpha=1.0,
         lambda_physics=0.5,
         collocation=4,
+        initial_condition="auto",
         levels=16,
         features=2,
         log2_table=15,

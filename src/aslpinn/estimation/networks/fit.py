@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import FitError, InputError
 from ...physics import ATT_BOUNDS, CBF_BOUNDS
 from ..estimate import Estimate
 from ..field.likelihood import repeat_noise
@@ -31,7 +31,8 @@ def fit_pinn(problem: Problem, request: Request, config: PinnOptions) -> Estimat
     """Mean over an ensemble of trained networks; one more is trained for the SDs. Then every voxel is weighed alone.
 
     See `choose_decay` for what the data decide, `rehearsal` for contrast and SDs, `mixture` for arteries.
-    Raises FitError where a loss is not finite, InputError for an arterial part on a dispersed bolus.
+    Raises FitError where a loss is not finite or label arrives nowhere, InputError for an arterial part on a dispersed
+    bolus.
     """
     began = time.perf_counter()
     if config.arterial == "on" and problem.acquisition.constants.disperses:
@@ -44,7 +45,14 @@ def fit_pinn(problem: Problem, request: Request, config: PinnOptions) -> Estimat
     samples = Samples.of(problem, request.voxel_size, config, request.guide)
     trained = members.train(samples, [config.seed * MEMBER_SEEDS + k for k in range(config.members)])
     maps = np.mean([[one.cbf for one in trained], [one.att for one in trained]], axis=1)
-    noise_sd = problem.noise_sd(problem.model(maps[0], maps[1]), parameters=0)
+    fitted = problem.model(maps[0], maps[1])
+    if not fitted.any():
+        raise FitError(
+            "the training was lost: ATT of every voxel lies past the last sample, "
+            f"{problem.acquisition.time.max():.2f} s after labeling began, where Buxton's solution and its gradient "
+            "are zero; try another seed, or objective closed-form"
+        )
+    noise_sd = problem.noise_sd(fitted, parameters=0)
     found: dict[str, Any] = {}
     if config.members > 1:
         rehearsal = Rehearsal(problem, request.voxel_size, maps, noise_sd, config.seed)
