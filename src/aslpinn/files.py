@@ -155,7 +155,7 @@ def _folder_inside(out: Path) -> Path:
         try:
             out.mkdir(parents=True, exist_ok=True)
             return Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=out))
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):  # gone before mkdtemp, or after mkdir had found it
             tries += 1
             if tries == _TRIES:
                 raise
