@@ -89,14 +89,14 @@ def trained(problem: Problem, request: Request, settings: dict[str, Any]) -> dic
     samples = Samples.of(problem, request.voxel_size, config, request.guide)
     engine: Any = engine_of(samples, config, [config.seed])
     final = config.lambda_physics
+    begins = final if begins is None else begins
 
-    def grow(epoch: int, _: Any = None) -> None:
+    def weigh(epoch: int, _: Any = None) -> None:
         share = min((epoch + 1) / (GROWING * config.epochs), 1.0)
         engine.config = config.changed(lambda_physics=begins * (final / begins) ** share)
 
-    if begins is not None:
-        grow(-1)
-    (one,) = train(engine, samples, config, None if begins is None else grow)
+    weigh(-1)
+    (one,) = train(engine, samples, config, weigh)
     errors = one.history.losses["held-out"]
     past = engine.maps()[1][0] > problem.acquisition.time.max()
     return {"held_out": errors[-1], "best": min(errors), "past": float(np.mean(past))}

@@ -214,7 +214,7 @@ def _require_own(subject: Subject, out: Path) -> None:
 #: What an output's name says of it, in the order of `_maps`; without M0 the first kinds are relative.
 _KINDS = ("cbf", "att", "desc-sd_cbf", "desc-sd_att", "desc-fit_deltam", "desc-arterial_abv", "desc-flags_dseg")
 _OF_COVERAGE = ("desc-effective_pld", "desc-valid_mask", "desc-m0quality_dseg")
-_FORMER = ("desc-flags_mask", "desc-m0quality_mask")  # names of 0.1; a mask has zeros and ones only
+_FORMER = ("desc-flags_mask", "desc-m0quality_mask")  # former names: a mask has zeros and ones only
 _RELATIVE = {"cbf": "desc-relative_cbf", "desc-sd_cbf": "desc-relativesd_cbf", "desc-arterial_abv": "desc-relative_abv"}
 
 
